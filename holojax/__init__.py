@@ -1,0 +1,1 @@
+"""HoloJAX: whole-scene semantic segmentation of very large images on device meshes."""

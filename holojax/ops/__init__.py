@@ -1,0 +1,1 @@
+"""Pure functions of local arrays: no mesh, no communication."""
