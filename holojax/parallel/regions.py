@@ -72,7 +72,7 @@ class RegionGrid:
         top, left = min(top, height), min(left, width)
         return Window(top, left, min(h, height - top), min(w, width - left))
 
-    def split(self, scene: jax.Array | np.ndarray, multiple: int = 1, fill: float = 0) -> jax.Array | np.ndarray:
+    def split(self, scene: jax.Array | np.ndarray, multiple: int = 1, fill: int | float = 0) -> jax.Array | np.ndarray:
         """Cut `[b H W c]` or `[b H W]` into `[b r h w (c)]`, padded with `fill` (labels: the ignore value).
 
         NumPy in, NumPy out; anything else gives a JAX array. The dtype stays.
