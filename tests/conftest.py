@@ -1,4 +1,4 @@
-"""Set the stage before jax starts: 8 virtual CPU devices, a compilation cache, shapes checked as annotated."""
+"""Set the stage before jax starts: 8 virtual CPU devices, a compilation cache, annotated shapes checked."""
 
 import os
 import pathlib

@@ -1,0 +1,394 @@
+"""The one schema: every key of an experiment, its default and its unit.
+
+A configuration is nested mappings. `experiment(...)` completes one, refuses what it does not know by naming
+the nearest key that it does, and returns an `ml_collections.ConfigDict` for scripts; `complete_model` does
+the same for `cfg.model` alone and returns a plain dict, so a model can be built from any mapping.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from holojax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+@runtime_checkable
+class Section(Protocol):
+    """Named values: a dict, a ConfigDict, any mapping."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return the pairs of name and value."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A default for which only certain words, or only None where `none` says so, may stand."""
+
+    words: tuple[str, ...]
+    none: bool = False
+
+    @property
+    def default(self) -> str | None:
+        """Return the first word, or None where that is allowed."""
+        return None if self.none else self.words[0]
+
+
+@dataclass(frozen=True)
+class PerStage:
+    """A default for which one whole number, or one per stage, may stand."""
+
+    default: int
+
+
+# --- parts of a model: name -> defaults ------------------------------------------------------------------
+
+ENCODERS = {
+    "swin": dict(
+        embed_dim=96,  # channels of the first stage; doubled at each following one
+        depths=(2, 2, 6, 2),  # blocks per stage
+        heads=(3, 6, 12, 24),  # attention heads per stage
+        window=7,  # side of an attention window, tokens
+        patch=4,  # side of a patch, pixels
+        mlp_ratio=4.0,  # hidden width of an MLP over its input width
+        drop_path=0.1,  # probability of dropping the last block's branches; grows linearly from 0
+    ),
+    "vit": dict(
+        size=Choice(("tiny", "small", "base", "large"), none=True),  # instead of dim, depth, heads
+        dim=192,  # channels
+        depth=12,  # blocks
+        heads=3,  # attention heads
+        patch=16,  # side of a patch, pixels
+        pos=Choice(("learned", "sincos", "none")),  # position embedding
+        class_token=False,  # one extra token that takes part in attention (per region when isolated)
+        mlp_ratio=4.0,
+        drop_path=0.0,
+    ),
+}
+
+VIT_SIZES = {
+    "tiny": dict(dim=192, depth=12, heads=3),
+    "small": dict(dim=384, depth=12, heads=6),
+    "base": dict(dim=768, depth=12, heads=12),
+    "large": dict(dim=1024, depth=24, heads=16),
+}
+
+CONTEXTS = {
+    "spim": dict(
+        heads=8,  # attention heads over the scene; never taken from the number of devices
+        stages=(0, 1, 2, 3),  # encoder stages after which regions see each other
+        exchange=Choice(("all_to_all", "ring")),  # how keys and values reach the queries
+        residual=Choice(("double", "single")),  # double, as REST's code: the mixer's input is added twice
+        placement=Choice(("side", "trunk"), none=True),  # its result goes to the decoder only, or to
+        # the next stage too; None: trunk for convnext, else side
+        kv_pool=PerStage(1),  # keys and values are averaged over kv_pool x kv_pool tokens of the scene
+        position="none",  # position code of queries and keys
+        mlp_ratio=4.0,
+    ),
+    "cdcr": dict(
+        heads=8,
+        stages=(0, 1, 2, 3),
+        mode=Choice(("exact", "paper")),  # one softmax over the whole ring | one softmax and residual per hop
+        placement=Choice(("side", "trunk"), none=True),
+        mlp_ratio=4.0,
+    ),
+    "none": dict(),
+}
+
+DECODERS = {
+    "upernet": dict(
+        channels=512,
+        pool_scales=(1, 2, 3, 6),  # bins per side of the pyramid pooling
+        dropout=0.1,  # probability of dropping a channel before the classifier
+    ),
+    "fcn": dict(
+        channels=256,
+        stage=2,  # the encoder stage it reads
+        dropout=0.1,
+    ),
+    "setr": dict(
+        variant="naive",
+        channels=256,
+        dropout=0.0,
+    ),
+}
+
+AUXILIARIES = {"fcn": dict(DECODERS["fcn"], weight=0.4)}  # weight: of its loss beside the decoder's 1
+
+MODEL = dict(
+    name=Choice(("rest", "ringformer")),  # decides which parts are taken where none are named: MODELS
+    bands=3,  # channels of an image
+    classes=2,  # channels of the logits
+    regions=(2, 2),  # rows x columns of the region grid
+    border=Choice(("isolated", "exact")),  # what a region sees beyond its edge: nothing | the whole scene
+)
+
+MODELS = {
+    "rest": dict(encoder="swin", context="spim", decoder="upernet", aux="fcn"),
+    "ringformer": dict(encoder="vit", context="cdcr", decoder="setr", aux=None),
+}
+
+# --- the other sections of an experiment -----------------------------------------------------------------
+
+DATA = dict(
+    root="",  # folder that holds {split}/{image,label}/*.tif|png
+    split="train",  # subfolder trained on
+    bands=None,  # indices of the bands to read, from 0; None: the first model.bands
+    class_names=(),  # one per class; (): class 0, class 1 ...
+    palette=(),  # one (red, green, blue) per class, 0..255; (): evenly spaced colours
+    mean=(127.5,),  # per band, or one for all, raw units of the file
+    std=(64.0,),  # likewise; images are normalised as (x - mean) / std on the device
+    nodata=None,  # value that marks pixels without data in all bands, beside what the file itself declares
+    label_map=None,  # pairs (raw label, class or `ignore`); None: labels are classes already
+    ignore=255,  # label of pixels that count nowhere
+    window=None,  # (rows, columns) in pixels of a training sample; None: the whole scene
+    batch=1,  # scenes per step, over all devices
+    prefetch=2,  # batches prepared ahead
+    origin="",  # where to get the data; said when `root` is missing
+    generator=Choice(("fields", "water", "fbp"), none=True),  # makes the scenes when `root` is missing
+    generate=dict(
+        size=192,  # side of a generated scene, pixels
+        train=64,  # scenes of the training split
+        val=24,  # scenes of the validation split
+        seed=0,
+    ),
+)
+
+AUGMENT = dict(
+    flip=True,  # upside down and left to right, each with probability 1/2
+    rotate=True,  # by 0, 90, 180 or 270 degrees
+    brightness=0.0,  # largest change of the brightness, as a fraction of std
+    contrast=0.0,  # largest change of the contrast, as a fraction: 0.1 is a factor of 0.9 to 1.1
+)
+
+TRAIN = dict(
+    steps=1000,
+    learning_rate=6e-5,  # the highest of the schedule
+    schedule=Choice(("poly", "cosine", "constant")),  # poly: linearly to 0
+    warmup=0,  # steps of linear growth from 0 before it
+    weight_decay=0.01,  # AdamW; not on biases, norms and position tables
+    clip=0.0,  # largest global norm of the gradient; 0: no limit
+    loss=(("cross_entropy", 1.0),),  # pairs (name, weight): names of LOSSES
+    average=Choice(("valid", "all")),  # cross entropy: over pixels with a label, or all
+    class_weights=None,  # cross entropy: one per class
+    smoothing=0.0,  # cross entropy: share of the label's mass spread over all classes
+    log_every=10,  # steps
+    evaluate_every=0,  # steps; 0: at the end only
+    checkpoint_every=200,  # steps; the last step is always kept
+    keep=2,  # checkpoints kept
+)
+
+LOSSES = ("cross_entropy", "dice")
+
+EVALUATE = dict(
+    split="val",  # subfolder
+    window=None,  # (rows, columns) in pixels seen at once; None: the whole scene
+)
+
+EXPERIMENT = dict(name="experiment", seed=0)  # seed: weights, order of scenes, augmentation, dropping
+SECTIONS = dict(data=DATA, augment=AUGMENT, train=TRAIN, evaluate=EVALUATE)
+
+
+def complete_model(model: Section) -> dict[str, Any]:
+    """Complete `cfg.model` with the defaults of the parts it names.
+
+    `model` is any mapping (a ConfigDict too); the result is a plain nested dict that holds every key. A
+    part's section may be left out, name a part by `name`, or be None (`context`: the regions do not see each
+    other; `aux`: no auxiliary head). Raises ConfigError for a name or key that does not exist, naming the
+    nearest one, and for a value of the wrong kind.
+    """
+    model = _plain(model, "model")
+    parts = {key: model.pop(key) for key in ("encoder", "context", "decoder", "aux") if key in model}
+    full = _fill(model, MODEL, "model", known=("encoder", "context", "decoder", "aux"))
+    names = MODELS[full["name"]]
+    full["encoder"] = complete_encoder(_named(parts, "encoder", names))
+    full["context"] = _part(_named(parts, "context", names) or {"name": "none"}, CONTEXTS, "model.context")
+    full["decoder"] = complete_decoder(_named(parts, "decoder", names))
+    aux = _named(parts, "aux", names)
+    full["aux"] = aux and _part(aux, AUXILIARIES, "model.aux")
+    if full["context"].get("placement", "") is None:
+        full["context"]["placement"] = "trunk" if full["encoder"]["name"] == "convnext" else "side"
+    return full
+
+
+def complete_encoder(encoder: Section) -> dict[str, Any]:
+    """Complete `cfg.model.encoder`; a ViT's `size` is resolved to numbers. Errors as `complete_model`."""
+    given = _plain(encoder, "model.encoder")
+    full = _part(given, ENCODERS, "model.encoder")
+    size = full.pop("size", None)
+    if size is not None:
+        full.update({key: value for key, value in VIT_SIZES[size].items() if key not in given})
+    return full
+
+
+def complete_decoder(decoder: Section) -> dict[str, Any]:
+    """Complete `cfg.model.decoder`. Errors as `complete_model`."""
+    return _part(_plain(decoder, "model.decoder"), DECODERS, "model.decoder")
+
+
+def complete(config: Section) -> dict[str, Any]:
+    """Complete a whole experiment to a plain nested dict that holds every key. Errors as `complete_model`."""
+    given = _plain(config, "config")
+    model = complete_model(given.pop("model", {}))
+    sections = {key: given.pop(key, {}) for key in SECTIONS}
+    full = _fill(given, EXPERIMENT, "config", known=("model", *SECTIONS))
+    full["model"] = model
+    for key, defaults in SECTIONS.items():
+        full[key] = _fill(_plain(sections[key], key), defaults, key)
+    _check_sizes(full)
+    return full
+
+
+def experiment(**sections: Any) -> "ConfigDict":
+    """Build the configuration of an experiment from what differs from the defaults.
+
+    Keywords: `name`, `seed` and the sections `model`, `data`, `augment`, `train`, `evaluate`, each a mapping.
+    Returns a locked `ml_collections.ConfigDict` that holds every key, ready for command-line overrides.
+    Errors as `complete_model`.
+    """
+    return _config_dict(complete(sections))
+
+
+def to_json(config: Section) -> str:
+    """Write a whole configuration as JSON text; `from_json` reads it back."""
+    return json.dumps(complete(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> "ConfigDict":
+    """Read a configuration that `to_json` wrote."""
+    return experiment(**json.loads(text))
+
+
+# --- how it is done --------------------------------------------------------------------------------------
+
+
+def nearest(word: str, known: Iterable[str], what: str) -> str:
+    """Describe an unknown word: the nearest known one if there is any, and the list."""
+    known = sorted(str(name) for name in known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {word!r}. {hint}Known: {', '.join(known)}."
+
+
+def _plain(value: Any, path: str) -> dict[str, Any]:
+    """Copy a mapping (ConfigDict, dict) to plain nested dicts, with tuples for lists."""
+    if not hasattr(value, "items"):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {value!r}.")
+    return {str(key): _tuples(item, f"{path}.{key}") for key, item in value.items()}
+
+
+def _tuples(value: Any, path: str) -> Any:
+    if hasattr(value, "items"):
+        return _plain(value, path)
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item, path) for item in value)
+    return value
+
+
+def _named(parts: dict[str, Any], key: str, names: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the section of a part, with the model's own choice of part where it names none."""
+    section = parts.get(key, {} if names[key] else None)
+    if section is None:
+        if key in ("encoder", "decoder"):
+            raise ConfigError(f"model.{key}: a model needs one, found None; name it, or leave the key out.")
+        return None
+    return {"name": names[key] or "fcn", **_plain(section, f"model.{key}")}
+
+
+def _part(section: dict[str, Any], table: dict[str, dict], path: str) -> dict[str, Any]:
+    section = dict(section)
+    name = section.pop("name", None)
+    if name not in table:
+        raise ConfigError(f"{path}.name: " + nearest(str(name), table, "name"))
+    return {"name": name, **_fill(section, table[name], f"{path} ({name})")}
+
+
+def _fill(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], path: str, known: tuple = ()
+) -> dict[str, Any]:
+    for key in given:
+        if key not in defaults:
+            raise ConfigError(f"{path}: " + nearest(key, (*defaults, *known), "key"))
+    full = {}
+    for key, default in defaults.items():
+        if isinstance(default, dict):
+            full[key] = _fill(_plain(given.get(key, {}), f"{path}.{key}"), default, f"{path}.{key}")
+        else:
+            start = default.default if isinstance(default, Choice | PerStage) else default
+            full[key] = _value(given.get(key, start), default, f"{path}.{key}")
+    return full
+
+
+def _value(value: Any, default: Any, path: str) -> Any:
+    """Return the value as the default's kind (ints and floats stand for each other), or raise."""
+    if isinstance(default, Choice):
+        if value not in default.words and not (value is None and default.none):
+            raise ConfigError(f"{path}: " + nearest(str(value), default.words, "value"))
+        return value
+    if isinstance(default, PerStage):
+        many = isinstance(value, tuple)
+        return tuple(_value(item, 1, path) for item in value) if many else _value(value, 1, path)
+    if default is None:
+        return value
+    if isinstance(default, bool) or isinstance(value, bool):
+        return _expect(value, path, "True or False", isinstance(value, bool) and isinstance(default, bool))
+    if isinstance(default, int):
+        return int(
+            _expect(value, path, "a whole number", isinstance(value, int | float) and value == int(value))
+        )
+    if isinstance(default, float):
+        return float(_expect(value, path, "a number", isinstance(value, int | float)))
+    if isinstance(default, tuple):
+        _expect(value, path, "a list", isinstance(value, tuple))
+        kind = default[0] if default and isinstance(default[0], int | float) else None
+        return tuple(_value(item, kind, path) for item in value)
+    return _expect(value, path, "text", isinstance(value, str))
+
+
+def _expect(value: Any, path: str, what: str, fits: bool) -> Any:
+    if not fits:
+        raise ConfigError(f"{path}: expected {what}, found {value!r}.")
+    return value
+
+
+def _check_sizes(full: dict[str, Any]) -> None:
+    """Refuse sections that do not fit each other."""
+    model, data = full["model"], full["data"]
+    lengths = [
+        ("data.bands", data["bands"], (model["bands"],), "model.bands"),
+        ("data.mean", data["mean"], (1, model["bands"]), "model.bands"),
+        ("data.std", data["std"], (1, model["bands"]), "model.bands"),
+        ("data.class_names", data["class_names"] or None, (model["classes"],), "model.classes"),
+        ("data.palette", data["palette"] or None, (model["classes"],), "model.classes"),
+        ("train.class_weights", full["train"]["class_weights"], (model["classes"],), "model.classes"),
+    ]
+    for path, value, allowed, because in lengths:
+        if value is not None and len(value) not in allowed:
+            wanted = " or ".join(str(n) for n in allowed)
+            raise ConfigError(f"{path}: expected {wanted} entries ({because}), found {len(value)}.")
+    for pair in full["train"]["loss"]:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise ConfigError(f"train.loss: expected pairs (name, weight), found {pair!r}.")
+        if pair[0] not in LOSSES:
+            raise ConfigError("train.loss: " + nearest(str(pair[0]), LOSSES, "loss"))
+    for path, window in (("data.window", data["window"]), ("evaluate.window", full["evaluate"]["window"])):
+        if window is not None and (not isinstance(window, tuple) or len(window) != 2):
+            raise ConfigError(f"{path}: expected (rows, columns) in pixels, or None, found {window!r}.")
+
+
+def _config_dict(full: dict[str, Any]) -> "ConfigDict":
+    from ml_collections import (
+        ConfigDict,
+        config_dict,
+    )  # kept out of `import holojax.config`: models need no configs
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return ConfigDict({key: convert(item) for key, item in value.items()}, convert_dict=False)
+        return config_dict.placeholder(object) if value is None else value
+
+    return convert(full).lock()
