@@ -1,0 +1,116 @@
+"""Resizing and pooling of maps with the numerics of torch (`align_corners=False`, no antialiasing)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from holojax.errors import ConfigError
+from holojax.types import Float
+
+_HIGHEST = lax.Precision.HIGHEST
+# Keys' cubic kernel as torch has it; jax.image uses -0.5.
+_CUBIC = -0.75
+
+
+def resize(
+    x: Float[jax.Array, "n h w c"], size: tuple[int, int], method: str = "bilinear"
+) -> Float[jax.Array, "n i j c"]:
+    """Resize maps to `size` = (rows, columns).
+
+    Equals torch's `interpolate(mode=method, align_corners=False)` to rounding. Why not `jax.image.resize`:
+    it multiplies with a dense matrix per axis, as many products per output pixel as the map has rows.
+
+    Args:
+        x: maps [n h w c].
+        size: rows and columns of the result.
+        method: "bilinear", "bicubic" or "nearest".
+
+    Raises:
+        ConfigError: the method is not known.
+    """
+    if method not in _METHODS:
+        raise ConfigError(f"resize: unknown method {method!r}; known: {', '.join(_METHODS)}.")
+    for axis, extent in zip((1, 2), size, strict=True):
+        if x.shape[axis] != extent:
+            x = _METHODS[method](x, extent, axis)
+    return x
+
+
+def pool(x: Float[jax.Array, "n h w c"], bins: int) -> Float[jax.Array, "n s s c"]:
+    """Average adaptively to bins x bins places, as torch: bin i covers rows floor(i H / s) to ceil((i + 1) H / s)."""
+    rows, cols = (_bin_means(extent, bins) for extent in x.shape[1:3])
+    x = jnp.einsum("ih,nhwc->niwc", rows, x, precision=_HIGHEST)
+    return jnp.einsum("jw,niwc->nijc", cols, x, precision=_HIGHEST)
+
+
+def bin_edges(extent: int, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the past-the-last position of each adaptive pooling bin along an axis."""
+    place = np.arange(bins)
+    return place * extent // bins, -(-(place + 1) * extent // bins)
+
+
+def _bin_means(extent: int, bins: int) -> np.ndarray:
+    start, stop = bin_edges(extent, bins)
+    place = np.arange(extent)
+    member = (place >= start[:, None]) & (place < stop[:, None])
+    return (member / member.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _bilinear(x: jax.Array, extent: int, axis: int) -> jax.Array:
+    if extent % x.shape[axis] == 0:
+        return _enlarge(x, extent // x.shape[axis], axis)
+    place = np.maximum(_sources(x.shape[axis], extent), 0)
+    low = np.minimum(np.floor(place).astype(int), x.shape[axis] - 1)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    part = _along(place - low, axis, x)
+    first, second = (jnp.take(x, index, axis=axis) for index in (low, high))
+    return first * (1 - part) + second * part
+
+
+def _enlarge(x: jax.Array, factor: int, axis: int) -> jax.Array:
+    """Enlarge by a whole factor out of shifted copies: no gather, so its gradient needs no scatter."""
+    last = x.shape[axis] - 1
+    first_row, last_row = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, last))
+    before = jnp.concatenate([first_row, lax.slice_in_dim(x, 0, last, axis=axis)], axis)
+    after = jnp.concatenate([lax.slice_in_dim(x, 1, last + 1, axis=axis), last_row], axis)
+    phases = []
+    for offset in _sources(1, factor):
+        near = abs(float(offset))
+        phases.append(x * (1 - near) + (before if offset < 0 else after) * near)
+    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    return jnp.stack(phases, axis + 1).reshape(shape)
+
+
+def _bicubic(x: jax.Array, extent: int, axis: int) -> jax.Array:
+    place = _sources(x.shape[axis], extent)
+    base = np.floor(place).astype(int)
+    total = jnp.zeros_like(x, shape=(*x.shape[:axis], extent, *x.shape[axis + 1 :]))
+    for step in (-1, 0, 1, 2):
+        index = np.clip(base + step, 0, x.shape[axis] - 1)
+        total += jnp.take(x, index, axis=axis) * _along(_cubic(np.abs(place - base - step)), axis, x)
+    return total
+
+
+def _nearest(x: jax.Array, extent: int, axis: int) -> jax.Array:
+    return jnp.take(x, np.arange(extent) * x.shape[axis] // extent, axis=axis)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
+    return np.where(distance <= 1, near, far)
+
+
+def _sources(extent: int, target: int) -> np.ndarray:
+    """Return where the centres of `target` places lie among the centres of `extent` places."""
+    return (np.arange(target) + 0.5) * extent / target - 0.5
+
+
+def _along(weights: np.ndarray, axis: int, x: jax.Array) -> jax.Array:
+    return jnp.asarray(weights, x.dtype).reshape([-1 if d == axis else 1 for d in range(x.ndim)])
+
+
+_METHODS = {"bilinear": _bilinear, "bicubic": _bicubic, "nearest": _nearest}
