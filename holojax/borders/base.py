@@ -37,9 +37,9 @@ class Borders(abc.ABC):
     ) -> Float[jax.Array, "n h w d"]:
         """Apply f(windows [m t c], allowed [m t t] or None) to all windows of size x size.
 
-        The windows are shifted by `shift` rows and columns. `allowed` says which tokens (last axis) each token
-        may see; None: all. The map is padded with zeros at the bottom and right to whole windows, and the
-        padding takes part as in mmseg's Swin.
+        The windows are shifted by `shift` rows and columns. `allowed` says which tokens (last axis) each
+        token may see; None: all. The map is padded with zeros at the bottom and right to whole windows, and
+        the padding takes part as in mmseg's Swin.
         """
 
     @abc.abstractmethod

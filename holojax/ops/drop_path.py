@@ -16,7 +16,8 @@ def derive_keys(keys: Keys | None, index: int) -> Keys | None:
 def drop_path(x: Float[jax.Array, "n ..."], keys: Keys | None, rate: float) -> Float[jax.Array, "n ..."]:
     """Drop the whole residual branch of a sample with probability `rate`.
 
-    Kept ones are scaled by 1 / (1 - rate): stochastic depth (Huang et al. 2016). Without keys, or with rate 0, `x` is returned as it is.
+    Kept ones are scaled by 1 / (1 - rate): stochastic depth (Huang et al. 2016). Without keys, or with rate
+    0, `x` is returned as it is.
     """
     if keys is None or rate == 0:
         return x

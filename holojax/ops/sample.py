@@ -13,8 +13,9 @@ def bilinear_sample(
 ) -> Float[jax.Array, "n m c"]:
     """Sample maps bilinearly at positions (row, column) in pixels.
 
-    Whole numbers are centres of pixels, beyond the map is zero. Equals torch's `grid_sample` with zero padding
-    and align_corners=False at grid = (2 position + 1) / size - 1. Differentiable in maps and positions.
+    Whole numbers are centres of pixels, beyond the map is zero. Equals torch's `grid_sample` with zero
+    padding and align_corners=False at grid = (2 position + 1) / size - 1. Differentiable in maps and
+    positions.
     """
     n, h, w, c = x.shape
     base = jnp.floor(positions)

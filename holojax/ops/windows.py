@@ -32,8 +32,9 @@ def merge_windows(
 def window_origins(height: int, width: int, size: int, shift: int) -> jax.Array:
     """Number the places of origin within each window of a map rolled by -shift.
 
-    Tokens may see those of their own origin only: rolling brings the first `shift` rows and columns to the end, next to rows and columns that they are no
-    neighbours of. Returned per window of one map, `t = size * size` tokens each.
+    Tokens may see those of their own origin only: rolling brings the first `shift` rows and columns to the
+    end, next to rows and columns that they are no neighbours of. Returned per window of one map, `t = size
+    * size` tokens each.
     """
 
     def origin(extent: int) -> jax.Array:
