@@ -1,0 +1,20 @@
+"""Data: rasters on disk, read by window, on their way to the devices; and scenes to try things on."""
+
+from holojax.data.augment import NO_AUGMENT, Augment
+from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.datasets.folder import LabelledScene, RasterScenes
+from holojax.data.pipeline import eval_batches, load_scene, train_batches
+from holojax.data.scene import SceneReader
+
+__all__ = [
+    "IGNORE",
+    "NO_AUGMENT",
+    "Augment",
+    "ClassTable",
+    "LabelledScene",
+    "RasterScenes",
+    "SceneReader",
+    "eval_batches",
+    "load_scene",
+    "train_batches",
+]

@@ -1,0 +1,1 @@
+"""Data sets: where their files lie, what their numbers mean."""

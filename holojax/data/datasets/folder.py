@@ -1,0 +1,181 @@
+"""Scenes in a folder: `{split}/{image,label}/*.tif|png|jpg`, paired by file name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.labels import LabelReader
+from holojax.data.scene import SceneReader
+from holojax.errors import ConfigError, LabelError, RasterError
+
+IMAGE_FOLDERS = ("image", "img")
+LABEL_FOLDERS = ("label", "annotation")
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+LAYOUT = "{split}/{image,label}/NAME.tif|png|jpg (or {split}/{img,annotation}/...), the same NAME in both"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledScene:
+    """An image and its label, of the same size. Holds headers only."""
+
+    name: str
+    image: SceneReader
+    label: LabelReader
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.height, self.image.width
+
+
+class RasterScenes(Sequence):
+    """Labelled scenes given as pairs of raster files; `scenes[i]` is a `LabelledScene`.
+
+    All headers are read and checked at once, so a bad file is found before any computing; pixels are read by
+    window.
+
+    Args:
+        pairs: (image, label) paths.
+        classes: the class table, or the number of classes.
+        bands: zero-based numbers of the image bands to read, in order; None: all but an alpha band.
+        label_map: raw label value -> class or 255 (ignore); None: raw values are the classes. Keys may be
+            strings.
+        ignore: raw label value that is ignored unless the map says otherwise.
+        nodata: image value that means no data in all bands; None: as the file says.
+        nodata_tolerance: see `SceneReader.open`.
+
+    Raises:
+        RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
+            first. LabelError: a label has another size than its image, or is no raster of class numbers.
+            ConfigError: the label map leads to a class that does not exist.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
+        *,
+        classes: ClassTable | int,
+        bands: Sequence[int] | None = None,
+        label_map: Mapping | None = None,
+        ignore: int = IGNORE,
+        nodata: float | int | None = None,
+        nodata_tolerance: float | int = 0,
+    ) -> None:
+        if not pairs:
+            raise RasterError(
+                "Expected at least one pair of image and label, found none. Give (image, label) paths."
+            )
+        self.classes = ClassTable.numbered(classes) if isinstance(classes, int) else classes
+        mapping = None if label_map is None else _numbers(label_map)
+        picked = None if bands is None else tuple(bands)
+        scenes = []
+        for image, label in pairs:
+            reader = SceneReader.open(
+                image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True
+            )
+            labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore)
+            _check_pair(reader, labels, scenes[0].image if scenes else reader)
+            scenes.append(LabelledScene(Path(image).stem, reader, labels))
+        self._scenes = tuple(scenes)
+        bare = [scene.image.path for scene in scenes if scene.image.crs is None]
+        if bare:
+            logging.warning("%d of %d images have no CRS (%s, ...).", len(bare), len(scenes), bare[0])
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike[str], split: str, **settings) -> RasterScenes:
+        """Pair the files of `folder/split` by name, in sorted order; `settings` are those of the constructor.
+
+        Raises:
+            RasterError: a folder is missing or empty, or a file has no partner; names it and the expected
+                layout.
+        """
+        return cls(find_pairs(folder, split), **settings)
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> LabelledScene:
+        return self._scenes[index]
+
+    def scene(self, index: int) -> LabelledScene:
+        """Return scene `index`: its readers and its size."""
+        return self._scenes[index]
+
+    @property
+    def bands(self) -> int:
+        """Number of bands that are read."""
+        return len(self._scenes[0].image.bands)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest height and the largest width of all scenes (perhaps of different scenes)."""
+        heights, widths = zip(*(scene.size for scene in self._scenes), strict=True)
+        return max(heights), max(widths)
+
+
+def find_pairs(folder: str | os.PathLike[str], split: str) -> list[tuple[Path, Path]]:
+    """Pair image and label files of `folder/split` by their names without suffix, sorted by name.
+
+    Raises:
+        RasterError: a folder is missing or empty, a file has no partner, or two files share a name.
+    """
+    root = Path(folder) / split
+    images = _files(root, IMAGE_FOLDERS)
+    labels = _files(root, LABEL_FOLDERS)
+    for found, others, kind in ((images, labels, "label"), (labels, images, "image")):
+        alone = sorted(found.keys() - others.keys())
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise RasterError(
+                f"{found[alone[0]]} has no {kind}{more}. Expected {LAYOUT} in {folder}; add the missing file "
+                f"or remove this one."
+            )
+    return [(images[name], labels[name]) for name in sorted(images)]
+
+
+def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the rasters of the first of the folders `names` that exists, by stem."""
+    here = next((root / name for name in names if (root / name).is_dir()), None)
+    if here is None:
+        raise RasterError(f"{root / names[0]}: no such folder. Expected {LAYOUT} in {root.parent}.")
+    found: dict[str, Path] = {}
+    for path in sorted(here.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise RasterError(f"{path} and {found[path.stem].name} share a name; keep one of them.")
+        found[path.stem] = path
+    if not found:
+        raise RasterError(
+            f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}."
+        )
+    return found
+
+
+def _check_pair(image: SceneReader, label: LabelReader, first: SceneReader) -> None:
+    if (label.height, label.width) != (image.height, image.width):
+        raise LabelError(
+            f"{label.path}: expected {image.height} x {image.width} pixels (height x width) as its image "
+            f"{image.path}, found {label.height} x {label.width}. Resample or replace the label."
+        )
+    if len(image.bands) != len(first.bands) or image.dtype != first.dtype:
+        raise RasterError(
+            f"{image.path}: expected {len(first.bands)} band(s) of {first.dtype} as in {first.path}, found "
+            f"{len(image.bands)} of {image.dtype}. Convert the file, or pick bands that all files have "
+            f"(data.bands)."
+        )
+
+
+def _numbers(label_map: Mapping) -> dict[int, int]:
+    try:
+        return {int(raw): int(target) for raw, target in label_map.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"data.label_map: expected numbers (raw value: class), found {dict(label_map)}."
+        ) from error

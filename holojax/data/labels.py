@@ -1,0 +1,138 @@
+"""Labels on disk: raw values become class numbers and the ignore value, and anything else is an error."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import rasterio
+from jaxtyping import Shaped, UInt8
+from rasterio.windows import Window as RasterWindow
+
+from holojax.data.classes import IGNORE
+from holojax.data.scene import open_raster
+from holojax.errors import ConfigError, LabelError
+from holojax.parallel import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelReader:
+    """The header of a label raster, and the way to its classes. Make one with `LabelReader.open`.
+
+    Holds no open file, so it may be copied and used from any thread.
+
+    Attributes:
+        path: the file.
+        height, width: pixels.
+        table: raw value -> class 0..K-1 or 255 (ignore), sorted by raw value.
+    """
+
+    path: str
+    height: int
+    width: int
+    table: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        classes: int,
+        label_map: Mapping[int, int] | None = None,
+        ignore: int = IGNORE,
+    ) -> LabelReader:
+        """Read the header of a label raster.
+
+        Without a `label_map` the raw values are the classes 0..`classes`-1. A map names every raw value that
+        may occur and its class, or 255 to ignore it. Either way the raw value `ignore` and the file's nodata
+        value are ignored unless the map says otherwise.
+
+        Raises:
+            RasterError: the file is missing or unreadable.
+            LabelError: it has more than one band, or values that are no integers.
+            ConfigError: the map leads to a class that does not exist.
+        """
+        path = os.fspath(path)
+        with open_raster(path) as source:
+            if source.count != 1:
+                raise LabelError(
+                    f"{path}: expected a label with one band of class numbers, found {source.count} bands. "
+                    f"If it is coloured, convert colours to class numbers first."
+                )
+            if np.dtype(source.dtypes[0]).kind not in "ui":
+                raise LabelError(
+                    f"{path}: expected integer class numbers, found {source.dtypes[0]}. Convert it."
+                )
+            nodata = source.nodatavals[0]
+            table = {int(ignore): IGNORE}
+            if nodata is not None and float(nodata).is_integer():
+                table[int(nodata)] = IGNORE
+            if label_map is None:
+                label_map = {value: value for value in range(classes) if value not in table}
+            table |= label_map
+            _check_targets(table, classes)
+            return cls(path, source.height, source.width, tuple(sorted(table.items())))
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Callable[[Window], np.ndarray]]:
+        """Open the file once for several windows: `with reader.session() as read: labels = read(window)`."""
+        with open_raster(self.path) as source:
+            yield functools.partial(self._read, source)
+
+    def read(self, window: Window | None = None) -> UInt8[np.ndarray, "h w"]:
+        """Read the classes of a window (None: all), uint8 `[h w]`; 255 where ignored and beyond the scene.
+
+        Raises:
+            RasterError: the file is damaged. LabelError: a value is not in the table; names the value and its
+                first row and column in the window read.
+        """
+        with self.session() as read:
+            return read(window or Window(0, 0, self.height, self.width))
+
+    def _read(self, source: rasterio.DatasetReader, window: Window) -> np.ndarray:
+        height = max(min(window.height, self.height - window.top), 0)
+        width = max(min(window.width, self.width - window.left), 0)
+        labels = np.full((window.height, window.width), IGNORE, np.uint8)
+        if height and width:
+            raw = source.read(1, window=RasterWindow(window.left, window.top, width, height))
+            labels[:height, :width] = self._look_up(raw, window)
+        return labels
+
+    def _look_up(self, raw: Shaped[np.ndarray, "h w"], window: Window) -> UInt8[np.ndarray, "h w"]:
+        values = np.array([value for value, _ in self.table], np.int64)
+        targets = np.array([target for _, target in self.table], np.uint8)
+        if raw.dtype == np.uint8:  # a table of all values: ten times as fast as a search
+            known, look_up = np.zeros(256, bool), np.zeros(256, np.uint8)
+            inside = (values >= 0) & (values <= 255)
+            known[values[inside]], look_up[values[inside]] = True, targets[inside]
+            known, labels = known[raw], look_up[raw]
+        else:
+            place = np.minimum(np.searchsorted(values, raw.astype(np.int64)), len(values) - 1)
+            known, labels = values[place] == raw, targets[place]
+        if not known.all():
+            row, col = np.unravel_index(int(np.argmin(known)), known.shape)
+            raise LabelError(
+                f"{self.path}: label value {raw[row, col]} at row {window.top + row}, column "
+                f"{window.left + col} is not in the class table (known: {_list(values)}). Correct the file, "
+                f"raise model.classes, or map the value in data.label_map (to 255 to ignore it)."
+            )
+        return labels
+
+
+def _check_targets(table: Mapping[int, int], classes: int) -> None:
+    wrong = {raw: target for raw, target in table.items() if target != IGNORE and not 0 <= target < classes}
+    if wrong:
+        raise ConfigError(
+            f"data.label_map: expected classes 0..{classes - 1} or {IGNORE} (ignore), found {wrong}. "
+            f"Correct the map or model.classes."
+        )
+
+
+def _list(values: np.ndarray) -> str:
+    """Write sorted numbers shortly: runs as `0..23`."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
