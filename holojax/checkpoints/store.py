@@ -1,0 +1,163 @@
+"""The working directory of a run: its configuration and its checkpoints.
+
+    workdir/config.json            the whole configuration, readable
+    workdir/checkpoints/<step>/    model (parameters and statistics) and training (the rest), written by orbax
+
+Arrays are stored under their path in the tree ("encoder.stages.0.norm.scale"), so a checkpoint does not
+depend on container types. A checkpoint is written beside its place and renamed: killed anywhere, the last
+whole one stays.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from holojax import config
+from holojax.config import Section
+from holojax.errors import CheckpointError
+
+Tree = TypeVar("Tree")
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+
+
+def save_config(workdir: str | Path, cfg: Section) -> None:
+    """Write the configuration to `workdir/config.json`, all or nothing; the first process writes.
+
+    Raises CheckpointError if the folder cannot be written.
+    """
+    if jax.process_index():
+        return
+    path = Path(workdir) / CONFIG
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(config.to_json(cfg))
+        os.replace(draft, path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}). Give another --workdir."
+        ) from error
+
+
+def load_config(workdir: str | Path) -> Any:
+    """Read the configuration (a ConfigDict) that a run left in its working directory.
+
+    Raises CheckpointError if there is none.
+    """
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: not found, so {workdir} is no working directory of a run. "
+            f"Give the --workdir that scripts/train.py was called with."
+        )
+    return config.from_json(path.read_text())
+
+
+class Store:
+    """The checkpoints of one run, the newest `keep` of them; a context manager."""
+
+    def __init__(self, workdir: str | Path, keep: int | None = None):
+        self.folder = Path(workdir).absolute() / CHECKPOINTS
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=keep is not None,
+            # Arrays are donated to the next step, which could overwrite what is still being written.
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=keep is not None,
+        )
+        handlers = {item: ocp.StandardCheckpointHandler() for item in ("model", "training")}
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: cannot be used ({error}). Give another --workdir."
+            ) from error
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """Return the step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, model: Any, training: Any) -> None:
+        """Write two trees of arrays as the checkpoint of `step`; does nothing if that step is there already.
+
+        Raises CheckpointError if it cannot be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(_flat(model)), training=ocp.args.StandardSave(_flat(training))
+        )
+        try:
+            self._manager.save(step, args=items, force=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder}: checkpoint {step} cannot be written ({error}).") from error
+
+    def restore(self, item: str, target: Tree, step: int | None = None) -> Tree:
+        """Read `item` ("model" or "training") of a step (the newest by default) into the form of `target`.
+
+        `target` is a tree of arrays or ShapeDtypeStructs with shardings, on any mesh: what is read is bit for
+        bit what was saved, placed as `target` says. Raises CheckpointError if there is no checkpoint, or if
+        it does not fit.
+        """
+        step = self.latest() if step is None else step
+        there = list(self._manager.all_steps())
+        if step is None:
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint here. Train first, or give another --workdir."
+            )
+        if step not in there:
+            raise CheckpointError(f"{self.folder}: no checkpoint {step}; there are {there}.")
+        wanted = {path: ocp.utils.to_shape_dtype_struct(leaf) for path, leaf in _flat(target).items()}
+        self._check(item, step, wanted)
+        found = self._manager.restore(
+            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
+        )
+        leaves = [found[item][path] for path in wanted]
+        return jax.tree.unflatten(jax.tree.structure(target), leaves)
+
+    def _check(self, item: str, step: int, wanted: dict[str, Any]) -> None:
+        """Compare what is stored with what is wanted, and raise one error that lists the differences."""
+        stored = self._manager.item_metadata(step)[item]
+        if stored is None:
+            raise CheckpointError(f"{self.folder / str(step)}: no {item!r} here; HoloJAX did not write it.")
+        stored = {path: tuple(leaf.shape) for path, leaf in dict(stored).items()}
+        differences = [f"{path}: not in the checkpoint" for path in wanted if path not in stored]
+        differences += [f"{path}: not in the model" for path in stored if path not in wanted]
+        differences += [
+            f"{path}: expected {leaf.shape}, found {stored[path]}"
+            for path, leaf in wanted.items()
+            if path in stored and stored[path] != tuple(leaf.shape)
+        ]
+        if differences:
+            raise CheckpointError(
+                f"{self.folder / str(step)}: does not fit the model. {_some(differences)}. "
+                f"Use the configuration that it was trained with (config.json), or another --workdir."
+            )
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by their path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _some(lines: Sequence[str], most: int = 5) -> str:
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more
