@@ -1,0 +1,1 @@
+"""Weights on disk: our own checkpoints (`store`), and files that torch wrote (`torch_import`)."""
