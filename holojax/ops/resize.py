@@ -40,7 +40,7 @@ def resize(
 
 
 def pool(x: Float[jax.Array, "n h w c"], bins: int) -> Float[jax.Array, "n s s c"]:
-    """Average adaptively to bins x bins places, as torch: bin i spans floor(i H / s) to ceil((i + 1) H / s)."""
+    """Average adaptively to s x s places as torch: bin i spans floor(i H / s) to ceil((i + 1) H / s)."""
     rows, cols = (_bin_means(extent, bins) for extent in x.shape[1:3])
     x = jnp.einsum("ih,nhwc->niwc", rows, x, precision=_HIGHEST)
     return jnp.einsum("jw,niwc->nijc", cols, x, precision=_HIGHEST)

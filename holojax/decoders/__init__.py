@@ -1,0 +1,11 @@
+"""Decoders: a pyramid of maps to class scores. They know nothing of the mesh."""
+
+from holojax.decoders.base import Decoder
+from holojax.decoders.fcn import FCN
+from holojax.decoders.pyramid import FeaturePyramid
+from holojax.decoders.setr import SETR
+from holojax.decoders.upernet import UPerNet
+
+DECODERS = {"upernet": UPerNet, "fcn": FCN, "setr": SETR}
+
+__all__ = ["DECODERS", "FCN", "SETR", "Decoder", "FeaturePyramid", "UPerNet"]

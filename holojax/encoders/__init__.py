@@ -1,0 +1,8 @@
+"""Encoders: images to a pyramid of four maps. They know nothing of the mesh."""
+
+from holojax.encoders.base import Encoder, Mix
+from holojax.encoders.swin import Swin
+
+ENCODERS = {"swin": Swin}
+
+__all__ = ["ENCODERS", "Encoder", "Mix", "Swin"]
