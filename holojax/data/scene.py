@@ -28,6 +28,16 @@ GDAL_OPTIONS = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 _QUIET = ("ignore", None, NotGeoreferencedWarning, None, 0)
 
 
+def allow_no_georeference() -> None:
+    """Silence rasterio's warning about files without georeferencing; HoloJAX says it in its own words.
+
+    No `warnings.catch_warnings`: it swaps the filters of the process, and rasters are read in several
+    threads.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+
+
 @contextlib.contextmanager
 def open_raster(path: str | os.PathLike[str]) -> Iterator[rasterio.DatasetReader]:
     """Open a raster for reading with rasterio; every failure, of opening or reading, names the file.
@@ -39,9 +49,7 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[rasterio.DatasetReader
         RasterError: the file is missing, no raster, or damaged.
     """
     path = os.fspath(path)
-    if _QUIET not in warnings.filters:
-        # No `catch_warnings`: it swaps the filters of the process, and scenes are read in several threads.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    allow_no_georeference()
     try:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as source:
             yield source

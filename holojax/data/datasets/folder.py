@@ -119,15 +119,17 @@ class RasterScenes(Sequence):
         return max(heights), max(widths)
 
 
-def find_pairs(folder: str | os.PathLike[str], split: str) -> list[tuple[Path, Path]]:
+def find_pairs(folder: str | os.PathLike[str], split: str, label_suffix: str = "") -> list[tuple[Path, Path]]:
     """Pair image and label files of `folder/split` by their names without suffix, sorted by name.
+
+    Labels may carry `label_suffix` at the end of their name.
 
     Raises:
         RasterError: a folder is missing or empty, a file has no partner, or two files share a name.
     """
     root = Path(folder) / split
     images = _files(root, IMAGE_FOLDERS)
-    labels = _files(root, LABEL_FOLDERS)
+    labels = _files(root, LABEL_FOLDERS, label_suffix)
     for found, others, kind in ((images, labels, "label"), (labels, images, "image")):
         alone = sorted(found.keys() - others.keys())
         if alone:
@@ -139,8 +141,8 @@ def find_pairs(folder: str | os.PathLike[str], split: str) -> list[tuple[Path, P
     return [(images[name], labels[name]) for name in sorted(images)]
 
 
-def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Return the rasters of the first of the folders `names` that exists, by stem."""
+def _files(root: Path, names: Sequence[str], suffix: str = "") -> dict[str, Path]:
+    """Return the rasters of the first of the folders `names` that exists, by stem without `suffix`."""
     here = next((root / name for name in names if (root / name).is_dir()), None)
     if here is None:
         raise RasterError(f"{root / names[0]}: no such folder. Expected {LAYOUT} in {root.parent}.")
@@ -148,9 +150,10 @@ def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
     for path in sorted(here.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
-        if path.stem in found:
-            raise RasterError(f"{path} and {found[path.stem].name} share a name; keep one of them.")
-        found[path.stem] = path
+        name = path.stem.removesuffix(suffix)
+        if name in found:
+            raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
+        found[name] = path
     if not found:
         raise RasterError(
             f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}."
