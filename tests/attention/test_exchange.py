@@ -34,7 +34,7 @@ def on_devices(attention, data, region, masked):
 
 def check_equal(f, twin, q, k, v, mask, weights):
     masks = () if mask is None else (mask,)
-    found, pullback = jax.vjp(lambda *x: f(*x, *masks), q, k, v)
+    found, pullback = jax.vjp(jax.jit(lambda *x: f(*x, *masks)), q, k, v)
     expected, pullback_twin = jax.vjp(lambda *x: twin(*x, mask), q, k, v)
     np.testing.assert_allclose(found, expected, atol=5e-6)
     for name, a, b in zip("qkv", pullback(weights), pullback_twin(weights), strict=True):

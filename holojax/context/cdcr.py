@@ -1,0 +1,65 @@
+"""CDCR, RingFormer-Seg's Cross-Device Context Ring: keys and values travel from region to region."""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+from holojax.attention import hop_attention, ring_attention
+from holojax.context.layer import SceneLayer
+from holojax.errors import ConfigError
+from holojax.parallel.regions import RegionShard
+from holojax.types import Bool, Float, Keys
+
+_MODES = ("exact", "paper")
+
+
+class Cdcr(SceneLayer):
+    """Let context travel round the ring of regions.
+
+    `mode="exact"` takes one softmax over the whole ring: dense attention over the scene. `mode="paper"` is the
+    paper's section 2.4: region i takes in the other regions one hop after the other, never itself, with a softmax
+    and a residual on the queries a hop; what the hops added is projected onto the tokens. Hops are between regions,
+    so neither mode depends on the number of devices; "paper" depends on the region grid (and so refuses
+    `border="exact"`), and one region alone hears nobody.
+
+    The paper leaves norms, projection and MLP open: they are those of a pre-norm transformer layer.
+
+    Args:
+        channels: width c of the tokens.
+        heads: attention heads; divides `channels`.
+        mode: "exact" or "paper".
+        kv_pool: keys and values are averaged over kv_pool x kv_pool tokens of the scene grid before they travel.
+        mlp_ratio: hidden width of the MLP over `channels`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        heads: int = 8,
+        mode: str = "exact",
+        kv_pool: int = 1,
+        mlp_ratio: float = 4.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if mode not in _MODES:
+            raise ConfigError(f"context.mode: expected one of {', '.join(_MODES)}, found {mode!r}.")
+        super().__init__(channels=channels, heads=heads, kv_pool=kv_pool, mlp_ratio=mlp_ratio, rngs=rngs)
+        self.mode = mode
+
+    def exchange(self, q, k, v, kv_mask, shard, regions):
+        """Send keys and values round: once round one softmax, or one softmax a hop."""
+        if self.mode == "exact":
+            return ring_attention(q, k, v, axis_name=shard.axis, kv_mask=kv_mask)
+        return hop_attention(q, k, v, axis_name=shard.axis, regions=regions, kv_mask=kv_mask) - q
+
+    def __call__(
+        self,
+        x: Float[jax.Array, "b r h w c"],
+        valid: Bool[jax.Array, "b r h w"] | None,
+        shard: RegionShard,
+        keys: Keys | None = None,
+    ) -> Float[jax.Array, "b r h w c"]:
+        """Mix this device's regions with the scene, inside `Layout.shard`; arguments as `Spim`."""
+        return self.layer(x, valid, shard, keys)

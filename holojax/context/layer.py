@@ -1,0 +1,84 @@
+"""What the mixers share: a pre-norm transformer layer whose attention spans the scene."""
+
+from __future__ import annotations
+
+import abc
+
+import jax
+from einops import rearrange
+from flax import nnx
+
+from holojax.context.kv_pool import pool_scene_tokens
+from holojax.errors import ConfigError
+from holojax.ops.drop_path import drop_path
+from holojax.parallel.regions import RegionShard
+from holojax.types import Bool, Float, Keys
+
+_INIT = nnx.initializers.xavier_uniform()
+
+
+class SceneLayer(nnx.Module):
+    """A transformer layer over the tokens of all regions: a = x + attention(norm(x)), y = a + mlp(norm(a)).
+
+    Norms have eps 1e-5, the activation is the exact GELU (PARITY of REST's `MYTransformerEncoderLayer`). Sub-classes
+    say how the regions exchange keys and values.
+
+    Args:
+        channels: width c of the tokens.
+        heads: attention heads over the scene; divides `channels`. Never taken from the number of devices.
+        kv_pool: keys and values are averaged over kv_pool x kv_pool tokens of the scene grid before they travel.
+        mlp_ratio: hidden width of the MLP over `channels`.
+        drop_path: probability of dropping the MLP branch of a scene.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        heads: int,
+        kv_pool: int = 1,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if channels % heads:
+            raise ConfigError(
+                f"context.heads: expected a divisor of the {channels} channels of the stage, found {heads}."
+            )
+        self.heads, self.kv_pool, self.drop_path = heads, kv_pool, drop_path
+        self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=_INIT, rngs=rngs)
+        self.proj = nnx.Linear(channels, channels, kernel_init=_INIT, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        hidden = int(channels * mlp_ratio)
+        self.fc1 = nnx.Linear(channels, hidden, kernel_init=_INIT, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, channels, kernel_init=_INIT, rngs=rngs)
+
+    @abc.abstractmethod
+    def exchange(self, q, k, v, kv_mask, shard: RegionShard, regions: int) -> jax.Array:
+        """Attend from local queries to the scene: [b n k d] tokens of `regions` regions, one after the other."""
+
+    def layer(
+        self,
+        x: Float[jax.Array, "b r h w c"],
+        valid: Bool[jax.Array, "b r h w"] | None,
+        shard: RegionShard,
+        keys: Keys | None,
+    ) -> Float[jax.Array, "b r h w c"]:
+        """Return y above, for the tokens of this device's regions; `keys` [b] one a scene, or None."""
+        a = x + self.proj(self._attention(self.norm1(x), valid, shard))
+        branch = self.fc2(jax.nn.gelu(self.fc1(self.norm2(a)), approximate=False))
+        return a + drop_path(branch, keys, self.drop_path)
+
+    def _attention(self, x, valid, shard):
+        _, r, h, w, c = x.shape
+        pooled, mask = pool_scene_tokens(x, valid, self.kv_pool, shard)
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        # Averaging and projecting commute, so the pooled tokens are projected: kv_pool^2 times fewer.
+        q = x @ kernel[:, :c] + bias[:c]
+        k, v = (pooled @ kernel[:, i * c : (i + 1) * c] + bias[i * c : (i + 1) * c] for i in (1, 2))
+        q, k, v = (rearrange(t, "b r h w (k d) -> b (r h w) k d", k=self.heads) for t in (q, k, v))
+        if mask is not None:
+            mask = rearrange(mask, "b r h w -> b (r h w)")
+        out = self.exchange(q, k, v, mask, shard, r)
+        return rearrange(out, "b (r h w) k d -> b r h w (k d)", r=r, h=h, w=w)

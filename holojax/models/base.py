@@ -1,0 +1,109 @@
+"""What the models share: an encoder whose stages are joined by mixers, and decoders on its pyramid."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from holojax.borders import Isolated
+from holojax.borders.exact import Exact
+from holojax.context.layer import SceneLayer
+from holojax.decoders.base import Decoder
+from holojax.encoders.base import Encoder
+from holojax.errors import ConfigError
+from holojax.ops.drop_path import derive_keys
+from holojax.parallel.mesh import DATA
+from holojax.parallel.regions import RegionGrid, RegionShard
+from holojax.types import RegionMask, RegionStack, SceneKeys
+
+OUTPUTS = ("logits", "features", "train")
+BORDERS = {"isolated": Isolated, "exact": Exact}
+PLACEMENTS = ("side", "trunk")
+
+
+class SceneModel(nnx.Module):
+    """Encode every region where it lies, let the regions see each other, decode each where it lies.
+
+    Args:
+        encoder: offers stages; knows nothing of the mesh.
+        mixers: how the regions see each other after an encoder stage, by the stage's number.
+        decoder: turns the pyramid into logits.
+        aux: a second decoder for training alone, or None.
+        grid: the regions of a scene.
+        border: what a region's encoder and decoder see beyond its edge, "isolated" or "exact".
+        placement: "side", a mixer's result goes to the decoder alone; "trunk", to the next stage too.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        mixers: dict[int, SceneLayer],
+        decoder: Decoder,
+        aux: Decoder | None,
+        grid: RegionGrid,
+        border: str = "isolated",
+        placement: str = "side",
+    ) -> None:
+        if placement not in PLACEMENTS:
+            raise ConfigError(f"context.placement: expected one of {', '.join(PLACEMENTS)}, found {placement!r}.")
+        if border not in BORDERS:
+            raise ConfigError(f"model.border: expected one of {', '.join(BORDERS)}, found {border!r}.")
+        BORDERS[border]()  # a mode that cannot be had is refused now, not at the first image
+        self.encoder, self.decoder, self.aux = encoder, decoder, aux
+        self.mixers = nnx.Dict({str(stage): mixer for stage, mixer in mixers.items()})
+        self.grid, self.border, self.placement = grid, border, placement
+
+    def __call__(
+        self,
+        images: RegionStack,
+        valid: RegionMask | None,
+        shard: RegionShard,
+        keys: SceneKeys | None = None,
+        output: str = "logits",
+    ) -> jax.Array | tuple[jax.Array, ...] | dict[str, jax.Array | None]:
+        """Run on this device's block of scenes and regions, inside `Layout.shard`.
+
+        Args:
+            images: normalised pixels [b r h w c], zero where not valid.
+            valid: bool [b r h w], False on padding and where the scene has no data; None: all valid.
+            shard: place of the regions on the mesh.
+            keys: one PRNG key a scene [b] for drop path and dropout; None: nothing is dropped.
+            output: "logits", "features" or "train".
+
+        Returns:
+            "logits": float32 [b r h w k]. "features": what the decoder gets, one map [b r h w c] a stage. "train": a
+            dict of `logits` and `aux` (logits of the auxiliary decoder, or None).
+        """
+        b, r, h, w, _ = images.shape
+        pixels = None if valid is None else _fold(valid)
+        borders = BORDERS[self.border](valid=pixels, strides=self.encoder.strides, axes=(DATA, shard.axis))
+        region_keys = None if keys is None else jnp.broadcast_to(keys[:, None], (b, r)).reshape(-1)
+
+        def mix(stage: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if str(stage) not in self.mixers:
+                return x, x
+            tokens = borders.valid_tokens(*x.shape[1:3])
+            tokens = None if tokens is None else _unfold(tokens, b)
+            mixer = self.mixers[str(stage)]
+            y = _fold(mixer(_unfold(x, b), tokens, shard, derive_keys(keys, 3 + stage)))
+            return (y, y) if self.placement == "trunk" else (x, y)
+
+        maps = self.encoder(_fold(images), borders, derive_keys(region_keys, 0), mix)
+        if output == "features":
+            return tuple(_unfold(x, b) for x in maps)
+        logits = _unfold(self.decoder(maps, (h, w), borders, derive_keys(region_keys, 1)), b)
+        if output == "logits":
+            return logits
+        aux = self.aux and _unfold(self.aux(maps, (h, w), borders, derive_keys(region_keys, 2)), b)
+        return {"logits": logits, "aux": aux}
+
+
+def _fold(x: jax.Array) -> jax.Array:
+    return rearrange(x, "b r ... -> (b r) ...")
+
+
+def _unfold(x: jax.Array, scenes: int) -> jax.Array:
+    return rearrange(x, "(b r) ... -> b r ...", b=scenes)

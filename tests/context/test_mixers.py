@@ -1,0 +1,134 @@
+"""Mixers on 1 to 8 devices against dense attention over the stitched scene: values, gradients, masks, pooled keys."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from holojax.context import Cdcr, Spim
+from holojax.errors import ConfigError
+from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
+from tests.ops.test_attention import dense
+
+WIDTH, HEADS = 8, 2
+
+
+def run(mixer, grid, layout, scene, valid=None):
+    """Mix a stitched scene [b H W c] whose sides the grid divides."""
+    graph, state = nnx.split(mixer)
+
+    def block(state, x, *valid):
+        return nnx.merge(graph, state)(x, valid[0] if valid else None, RegionShard(grid))
+
+    place = P(DATA, REGION)
+    stacks = [grid.split(x) for x in (scene, valid) if x is not None]
+    f = jax.jit(layout.shard(block, in_specs=(P(), *[place] * len(stacks)), out_specs=place))
+    return grid.stitch(f(nnx.as_pure(state), *stacks), *scene.shape[1:3])
+
+
+def pooled_twin(x, valid, size):
+    """Averages over squares of the scene's token grid by plain padding."""
+    b, h, w = x.shape[:3]
+    pads = ((0, 0), (0, -h % size), (0, -w % size))
+    weight = jnp.pad(valid, pads).astype(x.dtype)
+    x = jnp.pad(x, (*pads, (0, 0))) * weight[..., None]
+
+    def squares(y):
+        y = y.reshape(b, y.shape[1] // size, size, y.shape[2] // size, size, -1)
+        return y.sum((2, 4)).reshape(b, -1, y.shape[-1])
+
+    count = squares(weight[..., None])
+    return squares(x) / jnp.maximum(count, 1), count[..., 0] > 0
+
+
+def layer_twin(mixer, scene, valid=None):
+    """A pre-norm transformer layer on one device, written out."""
+    b, h, w, c = scene.shape
+    valid = jnp.ones((b, h, w), bool) if valid is None else valid
+    y = mixer.norm1(scene)
+    pooled, mask = pooled_twin(y, valid, mixer.kv_pool)
+    kernel, bias = mixer.qkv.kernel[...], mixer.qkv.bias[...]
+    heads = lambda t: t.reshape(b, -1, HEADS, c // HEADS)  # noqa: E731
+    q = heads(y @ kernel[:, :c] + bias[:c])
+    k, v = (heads(pooled @ kernel[:, i * c : (i + 1) * c] + bias[i * c : (i + 1) * c]) for i in (1, 2))
+    out, _ = dense(q, k, v, mask)
+    a = scene + mixer.proj(out.reshape(b, h, w, c))
+    return a + mixer.fc2(jax.nn.gelu(mixer.fc1(mixer.norm2(a)), approximate=False))
+
+
+def scenes(height, width, masked):
+    scene = jax.random.normal(jax.random.key(2), (2, height, width, WIDTH))
+    valid = jax.random.bernoulli(jax.random.key(3), 0.6, (2, height, width)) if masked else None
+    return scene, valid
+
+
+@pytest.mark.parametrize(
+    ("grid", "data", "region", "size", "kv_pool", "masked"),
+    [
+        ((2, 4), 1, 8, (4, 8), 1, False),
+        ((2, 4), 2, 4, (4, 8), 2, True),  # 2 heads on 4 devices: the ring
+        ((2, 2), 1, 2, (6, 10), 2, False),  # squares lie across regions of 3 x 5 tokens
+        ((2, 4), 1, 8, (6, 12), 4, True),  # squares larger than a region
+        ((3, 1), 1, 1, (15, 7), 3, True),
+    ],
+)
+def test_spim_is_dense_attention_over_the_scene(grid, data, region, size, kv_pool, masked):
+    mixer = Spim(channels=WIDTH, heads=HEADS, kv_pool=kv_pool, residual="single", rngs=nnx.Rngs(0))
+    scene, valid = scenes(*size, masked)
+    weights = jax.random.normal(jax.random.key(4), scene.shape)
+    f = functools.partial(run, grid=RegionGrid(*grid), layout=Layout.create(data=data, region=region), valid=valid)
+
+    def loss(run, mixer, scene):
+        out = run(mixer, scene=scene)
+        return (out * weights).sum(), out
+
+    def twin(mixer, scene):
+        return layer_twin(mixer, scene, valid)
+
+    derive = functools.partial(nnx.grad, argnums=(0, 1), has_aux=True)
+    (dmixer, dscene), found = derive(functools.partial(loss, f))(mixer, scene)
+    (twin_dmixer, twin_dscene), expected = derive(functools.partial(loss, twin))(mixer, scene)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    np.testing.assert_allclose(dscene, twin_dscene, atol=5e-5)
+    for a, b in zip(jax.tree.leaves(nnx.as_pure(dmixer)), jax.tree.leaves(nnx.as_pure(twin_dmixer)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
+
+
+def test_the_double_residual_adds_the_input_once_more():
+    scene, _ = scenes(4, 4, False)
+    single, double = (Spim(channels=WIDTH, heads=HEADS, residual=r, rngs=nnx.Rngs(0)) for r in ("single", "double"))
+    f = functools.partial(run, grid=RegionGrid(2, 2), layout=Layout.create(region=4), scene=scene)
+    np.testing.assert_allclose(f(double), f(single) + scene, atol=1e-5)
+
+
+def test_exact_cdcr_is_dense_attention_over_the_scene():
+    mixer = Cdcr(channels=WIDTH, heads=HEADS, rngs=nnx.Rngs(0))
+    scene, valid = scenes(4, 8, True)
+    found = run(mixer, RegionGrid(2, 4), Layout.create(data=2, region=4), scene, valid)
+    np.testing.assert_allclose(found, layer_twin(mixer, scene, valid), atol=2e-5)
+
+
+@pytest.mark.parametrize("kv_pool", [1, 2])
+def test_paper_cdcr_depends_on_regions_but_not_on_devices(kv_pool):
+    mixer = Cdcr(channels=WIDTH, heads=HEADS, mode="paper", kv_pool=kv_pool, rngs=nnx.Rngs(0))
+    scene, valid = scenes(6, 12, True)
+    alone = run(mixer, RegionGrid(2, 4), Layout.create(region=1), scene, valid)
+    for devices in (2, 8):
+        np.testing.assert_allclose(
+            run(mixer, RegionGrid(2, 4), Layout.create(region=devices), scene, valid), alone, atol=2e-5
+        )
+    other_grid = run(mixer, RegionGrid(2, 2), Layout.create(region=1), scene, valid)
+    assert np.abs(other_grid - alone).max() > 1e-2
+
+
+def test_settings_that_do_not_fit_are_named():
+    with pytest.raises(ConfigError, match=r"context.heads: expected a divisor of the 8 channels"):
+        Spim(channels=8, heads=3, rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"context.mode: expected one of exact, paper, found 'papr'"):
+        Cdcr(channels=8, heads=2, mode="papr", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"context.residual: expected one of double, single"):
+        Spim(channels=8, heads=2, residual="triple", rngs=nnx.Rngs(0))
