@@ -88,12 +88,14 @@ CONTEXTS = {
         kv_pool=PerStage(1),  # keys and values are averaged over kv_pool x kv_pool tokens of the scene
         position="none",  # position code of queries and keys
         mlp_ratio=4.0,
+        drop_path=0.0,  # probability of dropping its MLP
     ),
     "cdcr": dict(
         heads=8,
         stages=(0, 1, 2, 3),
         mode=Choice(("exact", "paper")),  # one softmax over the whole ring | one softmax and residual per hop
         placement=Choice(("side", "trunk"), none=True),
+        kv_pool=PerStage(1),  # as for spim
         mlp_ratio=4.0,
     ),
     "none": dict(),
@@ -135,6 +137,7 @@ MODELS = {
 # --- the other sections of an experiment -----------------------------------------------------------------
 
 DATA = dict(
+    name=Choice(("folder", "fbp")),  # how the files lie and what the labels mean; fbp: Five-Billion-Pixels
     root="",  # folder that holds {split}/{image,label}/*.tif|png
     split="train",  # subfolder trained on
     bands=None,  # indices of the bands to read, from 0; None: the first model.bands
@@ -142,13 +145,13 @@ DATA = dict(
     palette=(),  # one (red, green, blue) per class, 0..255; (): evenly spaced colours
     mean=(127.5,),  # per band, or one for all, raw units of the file
     std=(64.0,),  # likewise; images are normalised as (x - mean) / std on the device
-    nodata=None,  # value that marks pixels without data in all bands, beside what the file itself declares
+    nodata=None,  # value that marks pixels without data in all bands; None: what the file itself declares
+    nodata_tolerance=0.0,  # values this close to it mark them too (lossy compression), raw units
     label_map=None,  # pairs (raw label, class or `ignore`); None: labels are classes already
     ignore=255,  # label of pixels that count nowhere
     window=None,  # (rows, columns) in pixels of a training sample; None: the whole scene
     batch=1,  # scenes per step, over all devices
     prefetch=2,  # batches prepared ahead
-    origin="",  # where to get the data; said when `root` is missing
     generator=Choice(("fields", "water", "fbp"), none=True),  # makes the scenes when `root` is missing
     generate=dict(
         size=192,  # side of a generated scene, pixels

@@ -86,6 +86,10 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is being written, and let go of the folder."""
         self._manager.close()
 
     def latest(self) -> int | None:

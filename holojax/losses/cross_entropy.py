@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax import Array
 
 from holojax.errors import ConfigError
 from holojax.losses.common import Labels, Logits, Valid, counted
+from holojax.types import Float
 
 
 class CrossEntropySums(NamedTuple):
@@ -16,7 +17,7 @@ class CrossEntropySums(NamedTuple):
 
     loss: Float[Array, ""]  # weighted and smoothed
     weight: Float[Array, ""]  # of the pixels with a label
-    pixels: Int[Array, ""]  # with image data, labelled or not
+    pixels: Array  # int32: with image data, labelled or not
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from holojax.losses.common import Labels, Logits, Valid, counted
+from holojax.types import Float
 
 
 class DiceSums(NamedTuple):

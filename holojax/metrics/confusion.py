@@ -4,22 +4,19 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Integer
+from jax import Array
 from numpy import ndarray
 
 
 def confusion_matrix(
-    prediction: Integer[Array | ndarray, "*pixels"],
-    labels: Integer[Array | ndarray, "*pixels"],
-    classes: int,
-    ignore: int = 255,
-) -> Int[Array, "{classes} {classes}"]:
-    """Count pixels by true class (rows) and predicted class (columns), int32.
+    prediction: Array | ndarray, labels: Array | ndarray, classes: int, ignore: int = 255
+) -> Array:
+    """Count pixels by true class (rows) and predicted class (columns), int32 `[classes, classes]`.
 
-    Both maps have the same shape, any shape; matrices of parts add up. Pixels labelled `ignore`, and pixels
-    whose label or prediction is no class, are not counted. Counts are integers (mmseg's float32 histogram
-    saturates at 2^24) and hold 2^31 pixels; sum whole data sets in int64 on the host. Works inside `jax.jit`
-    and `shard_map`.
+    Both maps hold integers and have the same shape, any shape; matrices of parts add up. Pixels labelled
+    `ignore`, and pixels whose label or prediction is no class, are not counted. Counts are integers (mmseg's
+    float32 histogram saturates at 2^24) and hold 2^31 pixels; sum whole data sets in int64 on the host. Works
+    inside `jax.jit` and `shard_map`.
     """
     prediction = jnp.asarray(prediction).astype(jnp.int32).ravel()
     labels = jnp.asarray(labels).astype(jnp.int32).ravel()
@@ -31,7 +28,7 @@ def confusion_matrix(
     return counts[:-1].reshape(classes, classes)
 
 
-def summarize(cm: Integer[Array | ndarray, "classes classes"]) -> dict[str, Any]:
+def summarize(cm: Array | ndarray) -> dict[str, Any]:
     """Take all ratios of a confusion matrix (rows = truth), as fractions in float64.
 
     Returns one array per class for `iou`, `accuracy` (= `recall`, mmseg's Acc), `precision`, `recall` and

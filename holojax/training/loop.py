@@ -1,0 +1,172 @@
+"""Training, from a configuration to a finished working directory: a recipe, read from top to bottom."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from holojax.checkpoints.store import CONFIG, Store, load_config, save_config
+from holojax.data import train_batches
+from holojax.errors import CheckpointError, ConfigError, HoloJAXError
+from holojax.metrics import summarize
+from holojax.models import build_model
+from holojax.parallel import Layout
+from holojax.training import hooks
+from holojax.training.evaluate import evaluate, make_count
+from holojax.training.optimizer import learning_rate, make_optimizer
+from holojax.training.scenes import augmentation, open_scenes
+from holojax.training.state import State, Weights, fingerprint, first_state, take_apart
+from holojax.training.step import Batch, Recipe, make_recipe, make_train_step
+
+RESUME = ("auto", "never")
+
+
+def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto") -> dict[str, Any]:
+    """Train the model of a configuration; leave config.json, checkpoints, log.txt and events in `workdir`.
+
+    `resume="auto"` goes on from the newest checkpoint of `workdir`, with the data that would have come next:
+    on the same mesh the result is bit for bit that of a run without a break. `"never"` refuses a folder with
+    checkpoints.
+
+    Returns `step`, `loss` (of the last step), `miou` (on the validation split; None without one), `seconds`
+    (of this call) and `params_sha256`. Raises ConfigError, LayoutError, RasterError, LabelError,
+    CheckpointError, and HoloJAXError if the loss is no longer a number.
+    """
+    started = time.perf_counter()
+    workdir = prepare(cfg, workdir, resume)
+    scenes = open_scenes(cfg, cfg.data.split)
+    unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
+
+    structure, weights = take_apart(build_model(cfg.model.to_dict(), cfg.seed))
+    recipe = make_recipe(cfg, structure, layout)
+    optimizer = make_optimizer(cfg.train)
+    state = first_state(weights, optimizer, layout)
+    say = hooks.Report(workdir / "log.txt")
+    store = Store(workdir, keep=cfg.train.keep)
+    events = hooks.TensorBoard(cfg.train.log_every, workdir / "events")
+    try:
+        say(_title(cfg, layout, recipe, weights, len(scenes)))
+        if store.latest() is not None:
+            state = restored(store, state)
+            say(f"goes on from step {int(state.step)} of {store.folder}")
+        start = int(state.step)
+
+        batches = train_batches(
+            scenes,
+            recipe.grid,
+            layout,
+            batch=cfg.data.batch,
+            window=cfg.data.window,
+            augment=augmentation(cfg),
+            seed=cfg.seed,
+            start_step=start,
+            prefetch=cfg.data.prefetch,
+        )
+        count = make_count(recipe)
+
+        def measure(state: State) -> dict[str, float]:
+            cm = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window)
+            return {name: value for name, value in summarize(cm).items() if np.ndim(value) == 0}
+
+        height, width = cfg.data.window or scenes.largest
+        every = [
+            hooks.Progress(
+                cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say
+            )
+        ]
+        every += [hooks.Evaluate(cfg.train.evaluate_every, measure, say)] if unseen else []
+        every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store)]
+
+        state, figures = run(
+            make_train_step(recipe, optimizer, cfg.seed), state, batches, cfg.train.steps, every
+        )
+        if unseen and "miou" not in figures:  # the run was finished before
+            figures |= measure(state)
+    finally:
+        store.close()
+        events.close()
+        say.close()
+    return {
+        "step": int(state.step),
+        "loss": float(state.loss),
+        "miou": figures.get("miou"),
+        "seconds": round(time.perf_counter() - started, 3),
+        "params_sha256": fingerprint(state.weights.params),
+    }
+
+
+def run(
+    step: Any, state: State, batches: Iterable[Batch], steps: int, every: list[hooks.Hook]
+) -> tuple[State, dict[str, float]]:
+    """Take steps until `steps` are done, with every hook after each; return the state and the last figures.
+
+    Raises HoloJAXError, naming the step, if the loss is no longer a number; no hook sees that state.
+    """
+    figures: dict[str, float] = {}
+    batches = iter(batches)
+    for number in range(int(state.step) + 1, steps + 1):
+        state, values = step(state, next(batches))
+        # Waiting for each step keeps the devices in step, and a bad loss from being saved.
+        figures = {name: float(value) for name, value in jax.device_get(values).items()}
+        if not np.isfinite(figures["loss"]):
+            raise HoloJAXError(
+                f"step {number}: the loss is {figures['loss']}. Lower train.learning_rate or set train.clip, "
+                f"or look for labels and pixels that are not what the configuration says."
+            )
+        moment = hooks.Moment(number, steps, state, figures)
+        for hook in every:
+            hook(moment)
+    return state, figures
+
+
+def prepare(cfg: Any, workdir: str | Path, resume: str) -> Path:
+    """Make the working directory, refuse one of another run, and leave the configuration in it."""
+    if resume not in RESUME:
+        raise ConfigError(f"--resume: expected one of {', '.join(RESUME)}, found {resume!r}.")
+    workdir = Path(workdir).absolute()
+    if cfg.data.root:
+        cfg.data.root = str(Path(cfg.data.root).absolute())  # evaluation may start elsewhere
+    if (workdir / CONFIG).exists():
+        with Store(workdir) as store:
+            step = store.latest()
+        if step is not None and resume == "never":
+            raise CheckpointError(
+                f"{workdir}: holds the checkpoints of a run (step {step}), and --resume=never starts anew. "
+                f"Give another --workdir, or remove the folder."
+            )
+        if step is not None and (before := load_config(workdir).model) != cfg.model:
+            what = _difference(before.to_dict(), cfg.model.to_dict())
+            raise CheckpointError(
+                f"{workdir}: holds checkpoints of another model: {what}. Give another --workdir."
+            )
+    save_config(workdir, cfg)
+    return workdir
+
+
+def restored(store: Store, state: State) -> State:
+    """Return the newest state of the store, placed as `state` is."""
+    weights = store.restore("model", state.weights)
+    rest = store.restore("training", hooks.rest_of(state))
+    return State(rest["step"], rest["loss"], weights, rest["optimizer"])
+
+
+def _title(cfg: Any, layout: Layout, recipe: Recipe, weights: Weights, scenes: int) -> str:
+    size = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    return (
+        f"{cfg.name}: {cfg.model.name} with {cfg.model.encoder.name}, {size:,} parameters; {scenes} scenes, "
+        f"{cfg.data.batch} a step, {cfg.train.steps} steps; {layout.describe(recipe.grid.count)}"
+    )
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], path: str = "model") -> str:
+    """Name the first key in which two nested dicts differ."""
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return _difference(old, new, f"{path}.{key}")
+            return f"{path}.{key} was {old}, is {new}"
+    return "nothing differs"

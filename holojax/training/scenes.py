@@ -1,0 +1,82 @@
+"""From a configuration to scenes: opened, or made first where a generator is named and nothing is there."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from holojax.data import Augment, ClassTable, RasterScenes
+from holojax.data.datasets import fbp
+from holojax.data.files import RECORD
+from holojax.data.synthetic import write_scenes
+from holojax.errors import RasterError
+
+READERS = {"folder": RasterScenes.from_folder, "fbp": fbp.open_scenes}
+
+
+def open_scenes(cfg: Any, split: str) -> RasterScenes:
+    """Open the scenes of `cfg.data.root / split`; headers only.
+
+    Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. Raises
+    RasterError if there are none (says where to get them, which folder to fill), and what the readers raise.
+    """
+    data = cfg.data
+    make_missing_scenes(data)
+    if not data.root:
+        raise RasterError(
+            "data.root: no folder given. Say --config.data.root=FOLDER; it holds {split}/{image,label}/*.tif."
+        )
+    label_map = None if data.label_map is None else dict(data.label_map)
+    settings = {
+        "classes": class_table(cfg),
+        "bands": data.bands or tuple(range(cfg.model.bands)),
+        "label_map": label_map,
+        "ignore": data.ignore,
+        "nodata": data.nodata,
+        "nodata_tolerance": data.nodata_tolerance,
+    }
+    if data.name == "fbp" and label_map is None:
+        del settings["label_map"]
+    return READERS[data.name](data.root, split, **settings)
+
+
+def class_table(cfg: Any) -> ClassTable:
+    """Return names and colours of the classes: numbered and evenly coloured where there are none."""
+    numbered = ClassTable.numbered(cfg.model.classes)
+    return ClassTable(
+        tuple(cfg.data.class_names) or numbered.names, tuple(cfg.data.palette) or numbered.palette
+    )
+
+
+def augmentation(cfg: Any) -> Augment:
+    """Turn `cfg.augment`, which speaks in fractions, into the units of the files."""
+    mean, std = cfg.data.mean, cfg.data.std
+    return Augment(
+        flip=cfg.augment.flip,
+        rotate=cfg.augment.rotate,
+        brightness=cfg.augment.brightness * sum(std) / len(std),
+        contrast=cfg.augment.contrast,
+        center=sum(mean) / len(mean),
+    )
+
+
+def make_missing_scenes(data: Any) -> None:
+    """Make the scenes of `cfg.data.generator` in `cfg.data.root`, where nothing is; one process makes them.
+
+    A folder of generated scenes is checked to be of this generator, any other is left alone. Raises
+    ConfigError if the generated scenes are not those of the configuration.
+    """
+    if data.generator is None or not data.root:
+        return
+    root, make = Path(data.root), data.generate
+    splits = {"train": make.train, "val": make.val}
+    strange = root.exists() and any(root.iterdir()) and not (root / RECORD).exists()
+    if jax.process_index() == 0 and not strange:
+        if data.generator == "fbp":
+            fbp.stand_in(root, make.seed, splits, (make.size, make.size))
+        else:
+            write_scenes(root, data.generator, splits, make.size, make.seed)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils  # only where several processes share a folder
+
+        multihost_utils.sync_global_devices("scenes are made")
