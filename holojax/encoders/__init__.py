@@ -2,7 +2,8 @@
 
 from holojax.encoders.base import Encoder, Mix
 from holojax.encoders.swin import Swin
+from holojax.encoders.vit import ViT
 
-ENCODERS = {"swin": Swin}
+ENCODERS = {"swin": Swin, "vit": ViT}
 
-__all__ = ["ENCODERS", "Encoder", "Mix", "Swin"]
+__all__ = ["ENCODERS", "Encoder", "Mix", "Swin", "ViT"]

@@ -1,0 +1,148 @@
+"""Vision transformer (Dosovitskiy et al. 2021) with the numerics of timm's, in four stages."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from holojax.borders import Borders
+from holojax.encoders.base import STAGES, Encoder
+from holojax.encoders.layers import Mlp, check_heads, drop_rates, layer_norm, linear
+from holojax.errors import ConfigError
+from holojax.ops.drop_path import derive_keys, drop_path
+from holojax.ops.resize import resize
+from holojax.types import Float, Keys
+
+POSITIONS = ("learned", "sincos", "none")
+_EPSILON = 1e-6
+
+
+class ViT(Encoder):
+    """Encode images by attention over all tokens that a region may see.
+
+    Blocks are pre-norm. Stage i ends after block ceil((i + 1) depth / 4), all stages have one resolution,
+    and the final norm belongs to the last map.
+
+    Args:
+        bands: channels of the images.
+        dim: channels of the tokens.
+        depth: blocks.
+        heads: attention heads.
+        patch: side of a patch in pixels; images are zero-padded at the bottom and right to whole patches.
+        pos: "learned" (a table for `grid`, resized bicubically to the region's tokens), "sincos" (computed
+        for the region's tokens) or "none". class_token: let one extra token, which is no part of the maps,
+        take part in attention. mlp_ratio: hidden width of a block's MLP over its channels. drop_path:
+        probability of dropping a branch of the last block; grows linearly from 0 over the blocks. grid:
+        rows and columns of the table of learned positions. rngs: source of the first weights.
+
+    Raises:
+        ConfigError: heads that do not divide `dim`, an unknown `pos`, or a `dim` that sincos cannot use.
+    """
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        patch: int = 16,
+        pos: str = "learned",
+        class_token: bool = False,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        grid: tuple[int, int] = (14, 14),
+        rngs: nnx.Rngs,
+    ):
+        if pos not in POSITIONS:
+            raise ConfigError(f"vit: unknown pos {pos!r}; known: {', '.join(POSITIONS)}.")
+        if pos == "sincos" and dim % 4:
+            raise ConfigError(f"vit: pos='sincos' needs a dim that 4 divides, found {dim}.")
+        self.channels, self.strides = (dim,) * STAGES, (patch,) * STAGES
+        self.patch, self.pos = patch, pos
+        self.ends = tuple(-(-(i + 1) * depth // STAGES) for i in range(STAGES))
+        side = (patch, patch)
+        self.patch_embed = nnx.Conv(bands, dim, side, strides=side, padding="VALID", rngs=rngs)
+        init = jax.nn.initializers.truncated_normal(0.02)
+        self.positions = nnx.Param(init(rngs.params(), (*grid, dim))) if pos == "learned" else None
+        self.class_token = nnx.Param(init(rngs.params(), (dim,))) if class_token else None
+        self.blocks = nnx.List(
+            ViTBlock(dim=dim, heads=heads, mlp_ratio=mlp_ratio, drop=(number, rate), rngs=rngs)
+            for number, rate in enumerate(drop_rates(drop_path, depth))
+        )
+        self.norm = layer_norm(dim, _EPSILON, rngs)
+
+    def embed(self, images, borders):
+        """Cut images into patches, add positions; beside the map [n h w dim] goes the class token [n 1
+        dim]."""
+        n, h, w, _ = images.shape
+        images = borders.pad(images, 0, -h % self.patch, 0, -w % self.patch)
+        x = self.patch_embed(images)
+        _, h, w, dim = x.shape
+        if self.pos == "learned":
+            x = x + resize(self.positions[...][None], (h, w), "bicubic").astype(x.dtype)
+        elif self.pos == "sincos":
+            x = x + sincos_positions(h, w, dim).astype(x.dtype)
+        if self.class_token is None:
+            return x, None
+        return x, jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, dim))
+
+    def stage(self, i, x, extra, borders, keys):
+        """Run the blocks of stage `i`; there may be none."""
+        _, h, w, _ = x.shape
+        tokens = rearrange(x, "n h w c -> n (h w) c")
+        if extra is not None:
+            tokens = jnp.concatenate([extra, tokens], axis=1)
+        for block in self.blocks[self.ends[i - 1] if i else 0 : self.ends[i]]:
+            tokens = block(tokens, borders, keys)
+        if extra is not None:
+            extra, tokens = tokens[:, :1], tokens[:, 1:]
+        return rearrange(tokens, "n (h w) c -> n h w c", h=h, w=w), extra
+
+    def normalize(self, i, x):
+        """Apply the final norm to the last map; the others stay as they are."""
+        return self.norm(x) if i == STAGES - 1 else x
+
+
+class ViTBlock(nnx.Module):
+    """Attend over the tokens, then apply an MLP; both with a norm before and a residual around.
+
+    `drop` is the block's number in the encoder and its drop path rate.
+    """
+
+    def __init__(self, *, dim: int, heads: int, mlp_ratio: float, drop: tuple[int, float], rngs: nnx.Rngs):
+        check_heads("vit", dim, heads)
+        self.heads = heads
+        self.number, self.rate = drop
+        self.norm1 = layer_norm(dim, _EPSILON, rngs)
+        self.qkv = linear(dim, 3 * dim, rngs)
+        self.proj = linear(dim, dim, rngs)
+        self.norm2 = layer_norm(dim, _EPSILON, rngs)
+        self.mlp = Mlp(channels=dim, ratio=mlp_ratio, rngs=rngs)
+
+    def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:
+        """Map tokens [n t c] to [n t c]."""
+        q, k, v = rearrange(self.qkv(self.norm1(x)), "n t (s k d) -> s n t k d", s=3, k=self.heads)
+        y = self.proj(rearrange(borders.attend(q, k, v), "n t k d -> n t (k d)"))
+        x = x + drop_path(y, derive_keys(keys, 2 * self.number), self.rate)
+        y = self.mlp(self.norm2(x))
+        return x + drop_path(y, derive_keys(keys, 2 * self.number + 1), self.rate)
+
+
+def sincos_positions(height: int, width: int, dim: int) -> Float[jax.Array, "h w c"]:
+    """Compute two-dimensional sine and cosine positions, as MAE (He et al. 2022).
+
+    The first half of the channels tells the column, the second the row; each has dim / 4 wavelengths from 2
+    pi to 20000 pi tokens, first as sines, then as cosines.
+    """
+    frequencies = 10000.0 ** (-jnp.arange(dim // 4) / (dim // 4))
+
+    def along(extent: int) -> jax.Array:
+        angle = jnp.arange(extent)[:, None] * frequencies
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+    shape = (height, width, dim // 2)
+    columns, rows = along(width)[None], along(height)[:, None]
+    return jnp.concatenate([jnp.broadcast_to(columns, shape), jnp.broadcast_to(rows, shape)], axis=-1)
