@@ -39,6 +39,8 @@ def write_geotiff(
     bands = np.moveaxis(np.atleast_3d(pixels), -1, 0)
     profile = dict(driver="GTiff", count=bands.shape[0], height=bands.shape[1], width=bands.shape[2])
     profile |= dict(tiled=True, blockxsize=256, blockysize=256, compress="deflate", interleave="pixel")
+    if bands.shape[0] > 3:
+        profile |= dict(photometric="minisblack")  # else GDAL calls the fourth band alpha
     with rasterio.open(
         path, "w", **profile, dtype=pixels.dtype.name, crs=crs, transform=transform, nodata=nodata
     ) as target:

@@ -108,9 +108,9 @@ class SceneReader:
     ) -> SceneReader:
         """Read the header of a raster and check it.
 
-        `bands` picks bands (zero-based; None: all but an alpha band), `nodata` overrides the file's value,
-        and a `nodata_tolerance` above 0 also takes in the frayed edge of nodata holes in lossily compressed
-        files. An image without CRS is logged once as a warning, unless `quiet`.
+        `bands` picks bands (zero-based; None: all but an alpha band, which then says what is valid), `nodata`
+        overrides the file's value, and a `nodata_tolerance` above 0 also takes in the frayed edge of nodata
+        holes in lossily compressed files. An image without CRS is logged once as a warning, unless `quiet`.
 
         Raises:
             RasterError: the file is missing or unreadable, lacks a band, or cannot hold the nodata value.
@@ -187,7 +187,11 @@ class SceneReader:
         if self.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(-1)
         flags = {flag for band in self.bands for flag in source.mask_flag_enums[band]}
-        if MaskFlags.per_dataset in flags or (self.nodata is None and MaskFlags.nodata in flags):
+        # Many four-band files call their fourth band alpha, wrongly: where it was picked as a band, it is
+        # one.
+        picked_alpha = any(source.colorinterp[band] == ColorInterp.alpha for band in self.bands)
+        masked = MaskFlags.per_dataset in flags and not picked_alpha
+        if masked or (self.nodata is None and MaskFlags.nodata in flags):
             valid &= source.dataset_mask(window=area) > 0
         pixels[~valid] = 0
         rows = slice(window.top - top, window.top - top + window.height)

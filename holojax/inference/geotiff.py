@@ -6,6 +6,7 @@ import contextlib
 import os
 import uuid
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ BLOCK = 512
 
 
 class MapWriter:
-    """Write a class map as a GeoTIFF: uint8, nodata 255, with its image's CRS and transform, and class colours.
+    """Write a class map as a GeoTIFF: uint8, nodata 255, CRS and transform of its image, class colours.
 
     Use it as a context manager. Entering opens a temporary file beside `path`, so that an unwritable place is
     found before any computing; leaving without an error gives it the name `path`, leaving with one removes
@@ -64,7 +65,7 @@ class MapWriter:
         self._open = contextlib.ExitStack()
         self._target: rasterio.io.DatasetWriter | None = None
         self._parts: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
-        self._done: set[tuple[int, int]] = set()
+        self._done: dict[tuple[int, int], int] = {}  # checksums, by block
 
     @classmethod
     def like(
@@ -154,7 +155,7 @@ class MapWriter:
                     for key in list(self._parts):
                         self._flush(key)
                     self._open.close()
-                    _check(self._temporary)
+                    self._verify()
                     os.replace(self._temporary, self.path)
         finally:
             with contextlib.suppress(RasterioError, OSError):
@@ -177,8 +178,15 @@ class MapWriter:
 
     def _flush(self, key: tuple[int, int]) -> None:
         block, _ = self._parts.pop(key)
-        self._done.add(key)
+        self._done[key] = zlib.crc32(block)
         self._target.write(block, 1, window=RasterWindow(key[1] * BLOCK, key[0] * BLOCK, *block.shape[::-1]))
+
+    def _verify(self) -> None:
+        """Read the finished file again: on a full disk GDAL's writes fail without an error."""
+        with open_raster(self._temporary) as source:
+            for key, window in source.block_windows(1):
+                if key in self._done and zlib.crc32(source.read(1, window=window)) != self._done[key]:
+                    raise OSError(f"block {key} was not written")
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -198,10 +206,3 @@ def _blocks(window: Window) -> list[tuple[int, int]]:
     rows = range(window.top // BLOCK, (window.top + window.height - 1) // BLOCK + 1)
     cols = range(window.left // BLOCK, (window.left + window.width - 1) // BLOCK + 1)
     return [(row, col) for row in rows for col in cols]
-
-
-def _check(path: Path) -> None:
-    """Read a finished file's last block: GDAL reports some failures of the last writes only in this way."""
-    with open_raster(path) as source:
-        _, window = max(source.block_windows(1), key=lambda block: block[0])
-        source.read(1, window=window)

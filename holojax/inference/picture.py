@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 from jaxtyping import Shaped, UInt8
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.labels import LabelReader
@@ -78,12 +77,15 @@ def side_by_side(
     pixels = np.concatenate(strips, axis=1)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.png")
     allow_no_georeference()
-    try:
-        profile = dict(driver="PNG", count=3, dtype="uint8", height=pixels.shape[0], width=pixels.shape[1])
-        with rasterio.open(temporary, "w", **profile) as target:
+    profile = dict(driver="PNG", count=3, dtype="uint8", height=pixels.shape[0], width=pixels.shape[1])
+    with rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as target:
             target.write(np.moveaxis(pixels, -1, 0))
+        content = memory.read()
+    try:
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except (RasterioError, OSError) as error:
+    except OSError as error:
         raise RasterError(f"{path}: the picture cannot be written ({error}). Choose another path.") from error
     finally:
         temporary.unlink(missing_ok=True)

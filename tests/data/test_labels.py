@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from holojax.data.labels import LabelReader
+from holojax.errors import ConfigError, LabelError
+from holojax.parallel import Window
+
+
+def test_classes_stay_and_nodata_and_beyond_are_ignored(tiff):
+    raw = np.array([[0, 1, 2], [2, 9, 255]], np.uint8)
+    reader = LabelReader.open(tiff("a.tif", raw, nodata=9), classes=3)
+    np.testing.assert_array_equal(
+        reader.read(Window(0, 0, 3, 4)), [[0, 1, 2, 255], [2, 255, 255, 255], [255] * 4]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32])
+def test_a_map_translates_raw_values_of_any_integer_type(tiff, dtype):
+    raw = np.array([[0, 7], [100, 255]]).astype(dtype)
+    reader = LabelReader.open(tiff("a.tif", raw), classes=2, label_map={0: 255, 7: 0, 100: 1})
+    np.testing.assert_array_equal(reader.read(), [[255, 0], [1, 255]])
+
+
+def test_negative_raw_values_can_be_mapped(tiff):
+    raw = np.array([[-1, 0], [1, 1]], np.int16)
+    reader = LabelReader.open(tiff("a.tif", raw), classes=2, label_map={-1: 255, 0: 0, 1: 1})
+    np.testing.assert_array_equal(reader.read(), [[255, 0], [1, 1]])
+
+
+def test_255_can_be_a_class_on_disk(tiff):
+    reader = LabelReader.open(
+        tiff("a.tif", np.array([[0, 255]], np.uint8)), classes=2, label_map={0: 0, 255: 1}
+    )
+    np.testing.assert_array_equal(reader.read(), [[0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_a_value_outside_the_table_is_named_with_its_first_position(tiff, dtype):
+    raw = np.zeros((20, 30), dtype)
+    raw[12, 9] = raw[12, 20] = raw[17, 3] = 44
+    reader = LabelReader.open(tiff("a.tif", raw), classes=3)
+    with pytest.raises(LabelError, match=r"a\.tif: label value 44 at row 12, column 9 .*known: 0\.\.2, 255"):
+        reader.read(Window(5, 5, 15, 20))
+
+
+def test_a_map_to_no_class_is_an_error(tiff):
+    with pytest.raises(ConfigError, match=r"label_map: expected classes 0\.\.2 or 255 .*\{7: 3\}"):
+        LabelReader.open(tiff("a.tif", np.zeros((2, 2), np.uint8)), classes=3, label_map={7: 3})
+
+
+def test_a_label_of_several_bands_is_an_error(tiff):
+    with pytest.raises(LabelError, match=r"expected a label with one band .*found 3 bands"):
+        LabelReader.open(tiff("a.tif", np.zeros((2, 2, 3), np.uint8)), classes=3)
+
+
+def test_a_label_of_floats_is_an_error(tiff):
+    with pytest.raises(LabelError, match="expected integer class numbers, found float32"):
+        LabelReader.open(tiff("a.tif", np.zeros((2, 2), np.float32)), classes=3)

@@ -1,0 +1,267 @@
+import dataclasses
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from holojax.data import Augment, RasterScenes, SceneReader, eval_batches, load_scene, pipeline, train_batches
+from holojax.data.augment import View, draw_view
+from holojax.errors import ConfigError, LabelError, LayoutError, RasterError
+from holojax.parallel import Layout, RegionGrid, Window
+
+GRID = RegionGrid(2, 2)
+AUGMENT = Augment(brightness=5, contrast=0.2, center=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingReader:
+    """Stands in for a reader and notes the windows it reads."""
+
+    reader: object
+    windows: list
+
+    def __getattr__(self, name):
+        return getattr(self.reader, name)
+
+    def session(self):
+        outer = self
+
+        class Session:
+            def __enter__(self):
+                self.inner = outer.reader.session()
+                read = self.inner.__enter__()
+
+                def counted(window):
+                    outer.windows.append(window)
+                    return read(window)
+
+                return counted
+
+            def __exit__(self, *error):
+                return self.inner.__exit__(*error)
+
+        return Session()
+
+
+def counting(scene, windows):
+    """Put readers that count into a scene; `windows` gets those of the image."""
+    image, label = CountingReader(scene.image, windows), CountingReader(scene.label, [])
+    return types.SimpleNamespace(size=scene.size, image=image, label=label)
+
+
+@pytest.fixture
+def square(scene_folder):
+    return RasterScenes.from_folder(scene_folder([(24, 24), (24, 24), (24, 24)]), "train", classes=4)
+
+
+@pytest.fixture
+def mixed(scene_folder):
+    return RasterScenes.from_folder(scene_folder([(20, 31), (23, 17), (9, 12)]), "train", classes=4)
+
+
+def take(batches, count):
+    taken = [jax.tree.map(np.asarray, batch) for batch in itertools.islice(batches, count)]
+    batches.close()
+    return taken
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_batches_have_the_agreed_names_types_and_places(square):
+    layout = Layout.create(data=2, region=4)
+    batch = next(train_batches(square, GRID, layout, batch=4, window=(15, 18), augment=AUGMENT))
+    found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {
+        "image": ((4, 4, 8, 9, 3), "uint8"),
+        "label": ((4, 4, 8, 9), "uint8"),
+        "valid": ((4, 4, 8, 9), "bool"),
+        "gain": ((4,), "float32"),
+        "offset": ((4,), "float32"),
+    }
+    for name, value in batch.items():
+        wanted = layout.per_scene if value.ndim == 1 else layout.scenes
+        assert value.sharding.is_equivalent_to(wanted, value.ndim), name
+
+
+def test_batches_depend_on_seed_and_step_alone(square):
+    layout = Layout.create(data=1, region=4)
+    settings = dict(batch=2, window=(15, 18), augment=AUGMENT)
+    first = take(train_batches(square, GRID, layout, seed=3, **settings), 5)
+    resumed = take(train_batches(square, GRID, layout, seed=3, start_step=3, prefetch=3, **settings), 2)
+    same(first[3], resumed[0])
+    same(first[4], resumed[1])
+    other = take(train_batches(square, GRID, layout, seed=4, **settings), 1)[0]
+    assert (other["image"] != first[0]["image"]).any()
+
+
+@pytest.mark.parametrize(("data", "region"), [(1, 1), (1, 2), (2, 4)])
+def test_batches_do_not_depend_on_the_mesh(square, data, region):
+    settings = dict(batch=2, window=(15, 18), augment=AUGMENT, seed=1)
+    wanted = take(train_batches(square, GRID, Layout.create(1, 4), **settings), 1)[0]
+    same(wanted, take(train_batches(square, GRID, Layout.create(data, region), **settings), 1)[0])
+
+
+@pytest.mark.parametrize("window", [None, (15, 15), (13, 20), (40, 26)])
+def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
+    batches = take(
+        train_batches(square, GRID, Layout.create(1, 4), batch=1, window=window, augment=AUGMENT, seed=8), 6
+    )
+    for step, batch in enumerate(batches):
+        view = draw_view(AUGMENT, np.random.default_rng((8, 1, step, 0)), (24, 24), window)
+        canvas = window or (24, 24)
+        image, label, valid = (GRID.stitch(batch[name], *canvas)[0] for name in ("image", "label", "valid"))
+        height, width = view.size
+        assert valid[:height, :width].all()
+        assert valid.sum() == height * width
+        wanted = [
+            (view.orient(scene.image.read(view.area)[0]), view.orient(scene.label.read(view.area)))
+            for scene in square
+        ]
+        matches = [(image[:height, :width] == pixels).all() for pixels, _ in wanted]
+        assert sum(matches) == 1
+        np.testing.assert_array_equal(label[:height, :width], wanted[matches.index(True)][1])
+        assert (image[~valid] == 0).all()
+        assert (label[~valid] == 255).all()
+        np.testing.assert_allclose((batch["gain"], batch["offset"]), ([view.gain], [view.offset]), rtol=1e-6)
+
+
+def test_each_scene_comes_once_an_epoch(square):
+    batches = take(train_batches(square, GRID, Layout.create(1, 1), batch=1), 9)
+    names = [batch["image"].tobytes() for batch in batches]
+    epochs = [set(names[start : start + 3]) for start in (0, 3, 6)]
+    assert all(len(epoch) == 3 for epoch in epochs)
+    assert len(set(names)) == 3
+
+
+def test_whole_scenes_of_several_sizes_share_the_largest_canvas(mixed):
+    batch = next(train_batches(mixed, GRID, Layout.create(1, 4), batch=3))
+    assert batch["image"].shape == (3, 4, 12, 16, 3)
+    areas = sorted(np.asarray(batch["valid"]).sum((1, 2, 3)))
+    assert areas == sorted([20 * 31, 23 * 17, 9 * 12])
+
+
+def test_only_the_windows_of_the_regions_are_read(square):
+    layout = Layout.create(1, 4)
+    windows = []
+
+    class Counting:
+        largest = square.largest
+
+        def __len__(self):
+            return 1
+
+        def scene(self, index):
+            return counting(square.scene(index), windows)
+
+    take(train_batches(Counting(), GRID, layout, batch=1, window=(12, 16), augment=AUGMENT), 1)
+    first = windows[:4]
+    assert sum(window.height * window.width for window in first) == 12 * 16
+    assert len(set(first)) == 4
+    assert max(window.height * window.width for window in first) == 12 * 16 // 4
+
+
+def test_a_process_reads_the_regions_of_its_own_devices_only(square, monkeypatch):
+    windows = []
+    mine = jax.devices()[2]  # of 2 x 2: the second scene, its upper two regions
+
+    def own(self, shape):
+        return {mine: self.devices_indices_map(shape)[mine]}
+
+    monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", own)
+    place = pipeline._Place(GRID, Layout.create(data=2, region=2), (24, 24))
+    unread = types.SimpleNamespace(image=square.scene(1).image)
+    pipeline._read_batch(
+        [unread, counting(square.scene(0), windows)], [View(Window(0, 0, 24, 24))] * 2, place
+    )
+    assert windows == [Window(0, 0, 12, 12), Window(0, 12, 12, 12)]
+
+
+@pytest.mark.parametrize("window", [None, (8, 10), (50, 50)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_evaluation_sees_every_pixel_once(mixed, window, batch):
+    seen = np.zeros(256, int)
+    count = 0
+    for group in eval_batches(mixed, GRID, Layout.create(1, 2), batch=batch, window=window):
+        label, valid = np.asarray(group["label"]), np.asarray(group["valid"])
+        assert label.shape[0] == batch
+        assert (label[~valid] == 255).all()
+        np.testing.assert_array_equal((group["gain"], group["offset"]), [[1] * batch, [0] * batch])
+        seen += np.bincount(label[valid], minlength=256)
+        count += valid.sum()
+    wanted = sum(np.bincount(scene.label.read().ravel(), minlength=256) for scene in mixed)
+    np.testing.assert_array_equal(seen, wanted)
+    assert count == sum(height * width for height, width in (scene.size for scene in mixed))
+
+
+def test_evaluation_of_whole_scenes_keeps_their_sizes(mixed):
+    shapes = [batch["label"].shape[2:] for batch in eval_batches(mixed, GRID, Layout.create(1, 4))]
+    assert shapes == [(10, 16), (12, 9), (5, 6)]
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_a_scene_is_loaded_by_the_windows_of_its_regions(mixed, multiple):
+    windows = []
+    reader = mixed.scene(1).image
+    layout = Layout.create(1, 4)
+    image, valid = load_scene(CountingReader(reader, windows), GRID, layout, multiple=multiple)
+    pixels, _ = reader.read()
+    np.testing.assert_array_equal(GRID.stitch(np.asarray(image), 23, 17)[0], pixels)
+    assert GRID.stitch(np.asarray(valid), 23, 17).all()
+    assert valid.sum() == 23 * 17
+    assert len(windows) == 4
+    assert sum(window.height * window.width for window in windows) == 23 * 17
+    assert image.sharding.is_equivalent_to(layout.scenes, 5)
+
+
+def test_nodata_is_not_valid_and_its_labels_are_ignored(tiff):
+    pixels = np.full((8, 8, 3), 50, np.uint8)
+    pixels[2:5, 3:6] = 255
+    pair = tiff("i.tif", pixels), tiff("l.tif", np.ones((8, 8), np.uint8))
+    scenes = RasterScenes([pair], classes=2, nodata=255)
+    batch = next(eval_batches(scenes, GRID, Layout.create(1, 1)))
+    valid = GRID.stitch(np.asarray(batch["valid"]), 8, 8)[0]
+    assert not valid[2:5, 3:6].any()
+    assert valid.sum() == 64 - 9
+    assert (GRID.stitch(np.asarray(batch["label"]), 8, 8)[0][~valid] == 255).all()
+
+
+def test_float64_becomes_float32(tiff):
+    reader = SceneReader.open(tiff("i.tif", np.full((4, 4, 1), 0.5, np.float64)))
+    image, _ = load_scene(reader, GRID, Layout.create(1, 1))
+    assert image.dtype == np.float32
+
+
+def test_a_damaged_file_reaches_the_consumer(square):
+    path = square.scene(1).image.path
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(content[: len(content) * 3 // 4])
+    with pytest.raises(RasterError, match=r"s1\.tif.*damaged"):
+        take(train_batches(square, GRID, Layout.create(1, 1), batch=1), 3)
+
+
+def test_a_label_value_outside_the_table_reaches_the_consumer(scene_folder):
+    scenes = RasterScenes.from_folder(scene_folder([(9, 9)]), "train", classes=3)
+    with pytest.raises(LabelError, match=r"label value 3 at row \d+, column \d+"):
+        next(eval_batches(scenes, GRID, Layout.create(1, 1)))
+
+
+def test_what_does_not_fit_is_said_before_anything_is_read(square):
+    layout = Layout.create(data=2, region=4)
+    with pytest.raises(LayoutError, match="A batch of 3"):
+        train_batches(square, GRID, layout, batch=3)
+    with pytest.raises(LayoutError, match="do not spread over 4 devices on the region axis"):
+        train_batches(square, RegionGrid(3, 2), layout, batch=2)
+    with pytest.raises(LayoutError, match="smaller than the 30 x 2 region grid"):
+        eval_batches(square, RegionGrid(30, 2), Layout.create(1, 4))
+    with pytest.raises(LayoutError, match="A batch of 1"):
+        load_scene(square.scene(0).image, GRID, layout)
+    with pytest.raises(ConfigError, match="seed: expected 0 or more"):
+        train_batches(square, GRID, layout, batch=2, seed=-1)

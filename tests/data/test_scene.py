@@ -1,0 +1,235 @@
+import concurrent.futures
+import os
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holojax.data import SceneReader
+from holojax.data.scene import allow_no_georeference
+from holojax.errors import RasterError
+from holojax.parallel import Window
+
+KINDS = {
+    "tiled.tif": dict(
+        driver="GTiff", tiled=True, blockxsize=32, blockysize=16, compress="deflate", predictor=2
+    ),
+    "strips.tif": dict(driver="GTiff", compress="lzw"),
+    "raw.tif": dict(driver="GTiff", interleave="band"),
+    "big.tif": dict(driver="GTiff", bigtiff="YES", tiled=True, blockxsize=16, blockysize=16, compress="zstd"),
+    "jpeg.tif": dict(
+        driver="GTiff", tiled=True, blockxsize=32, blockysize=32, compress="jpeg", photometric="ycbcr"
+    ),
+    "plain.png": dict(driver="PNG"),
+    "plain.jpg": dict(driver="JPEG"),
+}
+
+
+def write(path, pixels, **profile):
+    allow_no_georeference()
+    height, width, count = pixels.shape
+    with rasterio.open(
+        path, "w", height=height, width=width, count=count, dtype=pixels.dtype.name, **profile
+    ) as target:
+        target.write(np.moveaxis(pixels, -1, 0))
+    return path
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    pixels = np.random.default_rng(0).integers(0, 256, (75, 91, 3)).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("kinds")
+    opened = {
+        name: SceneReader.open(write(folder / name, pixels, **profile)) for name, profile in KINDS.items()
+    }
+    return {name: (reader, reader.read()) for name, reader in opened.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(top=st.integers(0, 74), left=st.integers(0, 90), height=st.integers(0, 90), width=st.integers(0, 100))
+def test_a_window_equals_the_whole_scene_cut(readers, name, top, left, height, width):
+    reader, (whole, _) = readers[name]
+    pixels, valid = reader.read(Window(top, left, height, width))
+    inside = whole[top : top + height, left : left + width]
+    h, w = inside.shape[:2]
+    assert pixels.shape == (height, width, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels[:h, :w], inside)
+    assert valid[:h, :w].all()
+    for beyond in (pixels[h:], pixels[:, w:], valid[h:], valid[:, w:]):
+        assert not beyond.any()
+
+
+def test_header_holds_size_place_and_type(tiff):
+    reader = SceneReader.open(tiff("a.tif", np.ones((6, 9, 2), np.float32), nodata=-1))
+    assert (reader.height, reader.width, reader.bands) == (6, 9, (0, 1))
+    assert reader.dtype == np.float32
+    assert reader.crs.to_epsg() == 32633
+    assert reader.transform.a == 10
+    assert reader.nodata == -1
+
+
+def test_bands_are_picked_in_the_order_asked(tiff, rng):
+    pixels = rng.integers(0, 99, (5, 5, 4)).astype(np.uint16)
+    read, _ = SceneReader.open(tiff("a.tif", pixels), bands=(2, 0)).read()
+    np.testing.assert_array_equal(read, pixels[..., [2, 0]])
+
+
+def test_a_missing_band_is_an_error_that_says_what_is_there(tiff):
+    with pytest.raises(RasterError, match=r"a\.tif: expected bands \(0, 3\).*has 3 band.*data\.bands"):
+        SceneReader.open(tiff("a.tif", np.zeros((5, 5, 3), np.uint8)), bands=(0, 3))
+
+
+def test_nodata_is_where_all_bands_hold_it(tiff):
+    pixels = np.full((4, 4, 2), 9, np.int16)
+    pixels[0, 0], pixels[1, 1, 0] = -5, -5
+    read, valid = SceneReader.open(tiff("a.tif", pixels, nodata=-5)).read()
+    assert not valid[0, 0]
+    assert valid.sum() == 15
+    assert (read[0, 0] == 0).all()
+    assert (read[1, 1] == (-5, 9)).all()
+
+
+def test_an_override_takes_the_place_of_the_files_nodata(tiff):
+    pixels = np.full((4, 4, 3), 9, np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    path = tiff("a.tif", pixels, nodata=0)
+    assert not SceneReader.open(path).read()[1][0].any()
+    _, valid = SceneReader.open(path, nodata=255).read()
+    assert valid[0].all()
+    assert not valid[1].any()
+
+
+def test_an_override_that_the_type_cannot_hold_is_an_error(tiff):
+    with pytest.raises(RasterError, match=r"nodata override 300 is no value of uint8"):
+        SceneReader.open(tiff("a.tif", np.zeros((4, 4), np.uint8)), nodata=300)
+
+
+@pytest.mark.parametrize("nodata", [None, np.nan])
+def test_nan_and_infinity_are_not_valid(tiff, nodata):
+    pixels = np.ones((4, 4, 2), np.float32)
+    pixels[0, 0, 0], pixels[1, 1], pixels[2, 2, 1] = np.nan, np.nan, np.inf
+    read, valid = SceneReader.open(tiff("a.tif", pixels, nodata=nodata)).read()
+    assert valid.sum() == 13
+    assert not valid[[0, 1, 2], [0, 1, 2]].any()
+    assert np.isfinite(read).all()
+
+
+def test_an_alpha_band_is_validity_and_no_band(tmp_path):
+    pixels = np.full((8, 8, 4), 7, np.uint8)
+    pixels[:3, :, 3] = 0
+    pixels[3:, :, 3] = 255
+    path = write(tmp_path / "a.png", pixels, driver="PNG")
+    reader = SceneReader.open(path)
+    assert reader.bands == (0, 1, 2)
+    read, valid = reader.read(Window(2, 0, 4, 8))
+    assert not valid[0].any()
+    assert valid[1:].all()
+    assert (read[1:] == 7).all()
+
+
+def test_a_fourth_band_wrongly_called_alpha_can_be_picked(tmp_path):
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[..., 0] = 9
+    path = write(tmp_path / "a.tif", pixels, driver="GTiff")
+    assert SceneReader.open(path).bands == (0, 1, 2)
+    reader = SceneReader.open(path, bands=(0, 1, 2, 3))
+    assert reader.read()[1].all()
+
+
+def test_a_mask_in_the_file_is_validity(tmp_path):
+    path = tmp_path / "a.tif"
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:, 5:] = 255
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", height=40, width=40, count=1, dtype="uint8", crs="EPSG:4326",
+            transform=rasterio.Affine(1, 0, 0, 0, -1, 9),
+        ) as target,
+    ):  # fmt: skip
+        target.write(np.full((1, 40, 40), 3, np.uint8))
+        target.write_mask(mask)
+    _, valid = SceneReader.open(path).read(Window(8, 2, 20, 20))
+    np.testing.assert_array_equal(valid, mask[8:28, 2:22] > 0)
+
+
+def test_a_frayed_hole_is_the_same_by_window_and_whole(tmp_path):
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(60, 200, (160, 160, 3)).astype(np.uint8)
+    rows, cols = np.mgrid[:160, :160]
+    hole = (rows > cols + 20) & (rows < 140)
+    pixels[hole] = 255
+    pixels[5:8, 100:103] = 255
+    path = write(tmp_path / "a.tif", pixels, **KINDS["jpeg.tif"], crs="EPSG:4326",
+                 transform=rasterio.Affine(1, 0, 0, 0, -1, 9))  # fmt: skip
+    exact = SceneReader.open(path, nodata=255)
+    reader = SceneReader.open(path, nodata=255, nodata_tolerance=20)
+    whole, valid = reader.read()
+    missed = [(hole & scene_valid).sum() for scene_valid in (exact.read()[1], valid)]
+    assert missed[1] < 0.3 * missed[0]  # the frayed edge is taken in
+    assert valid[~hole].mean() > 0.97
+    assert valid[:12, 90:110].all()  # a white roof is no hole
+    for top, left, height, width in ((0, 0, 40, 160), (37, 11, 50, 63), (90, 0, 70, 31), (130, 100, 30, 60)):
+        part, inside = reader.read(Window(top, left, height, width))
+        np.testing.assert_array_equal(inside, valid[top : top + height, left : left + width])
+        np.testing.assert_array_equal(part, whole[top : top + height, left : left + width])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RasterError, match=r"none\.tif: no such file"):
+        SceneReader.open(tmp_path / "none.tif")
+
+
+def test_a_file_that_is_no_raster_is_an_error(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_text("no raster")
+    with pytest.raises(RasterError, match=r"a\.tif: expected a readable raster"):
+        SceneReader.open(path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("window", [None, Window(50, 3, 20, 40)])
+def test_a_truncated_file_is_an_error_and_never_silent(tmp_path, name, window):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / name, rng.integers(0, 256, (75, 91, 3)).astype(np.uint8), **KINDS[name])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RasterError, match="damaged, cut short"):
+        SceneReader.open(path).read(window)
+
+
+def test_an_image_without_crs_is_read_and_said_once(tmp_path, caplog):
+    path = write(tmp_path / "a.png", np.ones((8, 8, 3), np.uint8), driver="PNG")
+    for _ in range(2):
+        reader = SceneReader.open(path)
+    assert reader.crs is None
+    assert reader.read()[1].all()
+    assert caplog.text.count("has no CRS") == 1
+
+
+def test_a_reader_serves_several_threads(readers):
+    reader, (whole, _) = readers["tiled.tif"]
+    windows = [Window(top, left, 20, 30) for top in range(0, 60, 9) for left in range(0, 60, 9)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for window, (pixels, _) in zip(windows, pool.map(reader.read, windows), strict=True):
+            np.testing.assert_array_equal(
+                pixels, whole[window.top : window.top + 20, window.left : window.left + 30]
+            )
+
+
+def test_a_window_before_the_scene_is_an_error(readers):
+    with pytest.raises(RasterError, match="a window starts in the scene"):
+        readers["tiled.tif"][0].read(Window(-1, 0, 4, 4))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+def test_no_file_stays_open(readers):
+    reader, _ = readers["plain.png"]
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        reader.read(Window(0, 0, 4, 4))
+    assert len(os.listdir("/proc/self/fd")) == before
