@@ -16,10 +16,13 @@ from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from flax import nnx
 
 from holojax import config
 from holojax.config import Section
 from holojax.errors import CheckpointError
+from holojax.models import build_model
+from holojax.parallel import Layout
 
 Tree = TypeVar("Tree")
 
@@ -58,6 +61,27 @@ def load_config(workdir: str | Path) -> Any:
             f"Give the --workdir that scripts/train.py was called with."
         )
     return config.from_json(path.read_text())
+
+
+def load_model(workdir: str | Path, layout: Layout, step: int | None = None) -> tuple[nnx.Module, Any, int]:
+    """Build the model of a run with the weights of a checkpoint (the newest by default), on every device.
+
+    Returns the model, ready for use, the run's configuration (a ConfigDict) and the step of the checkpoint.
+    Raises CheckpointError if the folder holds none, or one that does not fit.
+    """
+    cfg = load_config(workdir)
+    model = build_model(cfg.model.to_dict(), cfg.seed)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    params, stats, constants = (nnx.as_pure(state) for state in states)
+
+    def placed(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated)
+
+    with Store(workdir) as store:
+        step = store.latest() if step is None else step
+        target = jax.tree.map(placed, {"params": params, "stats": stats})
+        weights = store.restore("model", target, step)
+    return nnx.merge(graph, weights["params"], weights["stats"], constants), cfg, step
 
 
 class Store:

@@ -10,10 +10,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
-from holojax.checkpoints.store import Store, load_config
+from holojax.checkpoints.store import load_model
 from holojax.data import RasterScenes, eval_batches
 from holojax.metrics import confusion_matrix, summarize
-from holojax.models import build_model
 from holojax.parallel import DATA, REGION, Layout, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.scenes import open_scenes
@@ -56,26 +55,19 @@ def evaluate(
 
 
 def evaluate_run(
-    workdir: str | Path, layout: Layout | None = None, *, split: str | None = None, root: str | None = None
+    workdir: str | Path, layout: Layout, *, split: str | None = None, root: str | None = None
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run on a split of its data.
 
     Returns the figures of `holojax.metrics.summarize`, and `step`, `split`, `classes` (names) and
-    `confusion`. `layout`: by default the largest number of devices that divides the regions; `split` and
-    `root` stand for those of the configuration. Raises CheckpointError, RasterError, LabelError.
+    `confusion`. `split` and `root` stand for those of the configuration. Raises CheckpointError, RasterError,
+    LabelError.
     """
-    cfg = load_config(workdir)
+    model, cfg, step = load_model(workdir, layout)
     if root:
         cfg.data.root = root
     split = split or cfg.evaluate.split
-    layout = layout or Layout.fitting(cfg.model.regions[0] * cfg.model.regions[1])
-    structure, weights = take_apart(build_model(cfg.model.to_dict(), cfg.seed))
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.replicated), weights
-    )
-    with Store(workdir) as store:
-        step = store.latest()
-        weights = store.restore("model", target)
+    structure, weights = take_apart(model)
     recipe = make_recipe(cfg, structure, layout)
     scenes = open_scenes(cfg, split)
     cm = evaluate(make_count(recipe), weights, scenes, recipe, cfg.evaluate.window)
