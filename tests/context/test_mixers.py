@@ -80,21 +80,21 @@ def test_spim_is_dense_attention_over_the_scene(grid, data, region, size, kv_poo
     mixer = Spim(channels=WIDTH, heads=HEADS, kv_pool=kv_pool, residual="single", rngs=nnx.Rngs(0))
     scene, valid = scenes(*size, masked)
     weights = jax.random.normal(jax.random.key(4), scene.shape)
-    f = functools.partial(run, grid=RegionGrid(*grid), layout=Layout.create(data=data, region=region), valid=valid)
+    graph, state = nnx.split(mixer)
 
-    def loss(run, mixer, scene):
-        out = run(mixer, scene=scene)
-        return (out * weights).sum(), out
+    def derive(run):
+        def loss(state, scene):
+            out = run(nnx.merge(graph, state), scene)
+            return (out * weights).sum(), out
 
-    def twin(mixer, scene):
-        return layer_twin(mixer, scene, valid)
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(nnx.as_pure(state), scene)
 
-    derive = functools.partial(nnx.grad, argnums=(0, 1), has_aux=True)
-    (dmixer, dscene), found = derive(functools.partial(loss, f))(mixer, scene)
-    (twin_dmixer, twin_dscene), expected = derive(functools.partial(loss, twin))(mixer, scene)
+    layout = Layout.create(data=data, region=region)
+    (dstate, dscene), found = derive(lambda mixer, scene: run(mixer, RegionGrid(*grid), layout, scene, valid))
+    (twin_dstate, twin_dscene), expected = derive(lambda mixer, scene: layer_twin(mixer, scene, valid))
     np.testing.assert_allclose(found, expected, atol=2e-5)
     np.testing.assert_allclose(dscene, twin_dscene, atol=5e-5)
-    for a, b in zip(jax.tree.leaves(nnx.as_pure(dmixer)), jax.tree.leaves(nnx.as_pure(twin_dmixer)), strict=True):
+    for a, b in zip(jax.tree.leaves(dstate), jax.tree.leaves(twin_dstate), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
 
 
