@@ -49,8 +49,7 @@ class View:
         area: the rectangle in the file.
         transpose: swap rows and columns first.
         flip_rows, flip_cols: then mirror.
-        gain, offset: photometric part, `pixels * gain + offset` in the units of the file; applied on the
-            device.
+        gain, offset: photometric part: the device computes `pixels * gain + offset`, in the file's units.
     """
 
     area: Window

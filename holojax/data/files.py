@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from jaxtyping import Shaped
+from rasterio.errors import RasterioError
 
 from holojax.data.classes import ClassTable
 from holojax.data.scene import allow_no_georeference
@@ -60,7 +61,7 @@ def write_once(
 
     Raises:
         ConfigError: the folder was made with other parameters, lacks files, or holds something else.
-        RasterError: the place is not writable.
+        RasterError: the place is not writable, or the disk is full.
     """
     folder = Path(folder)
     wanted = json.loads(json.dumps(parameters))
@@ -83,6 +84,8 @@ def write_once(
         except OSError:
             if not _is_there(folder, wanted):
                 raise
+    except (RasterioError, OSError) as error:
+        raise RasterError(f"{folder}: cannot be written ({error}). Is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

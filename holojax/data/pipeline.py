@@ -44,8 +44,7 @@ def train_batches(
     """Yield training batches without end; batch number `step` depends on `seed` and `step` alone.
 
     Every scene comes once an epoch, in an order drawn for the epoch, and each time one view of it is drawn,
-    which all its regions share. Each process reads the windows of the regions that lie on its own devices and
-    no more.
+    which all its regions share. Each process reads the windows of the regions on its own devices, no more.
 
     Args:
         dataset: `len(dataset)`, `dataset.scene(i)` (with `.size`, `.image`, `.label`), `dataset.largest`; see
@@ -67,8 +66,8 @@ def train_batches(
         LayoutError: batch, regions or window do not fit the layout or the grid.
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
-    place = _Place(grid, layout, tuple(window or dataset.largest))
-    _check(place, batch, seed)
+    _check(grid, layout, batch, seed)
+    place = _place(grid, layout, tuple(window or dataset.largest), dataset.scene(0).image.path)
 
     def read() -> Iterator[Callable[[], Batch]]:
         step = start_step
@@ -98,29 +97,30 @@ def eval_batches(
 
     Without a `window`, whole scenes: a batch has the size of its largest scene (with `batch=1`, each scene
     its own size, as `predict_scene` sees it). With one, scenes are cut into windows side by side, the last
-    ones padded. A last batch that is not full is filled with empty scenes (nothing valid, all labels
-    ignored).
+    ones padded. A last batch that is not full is filled with empty scenes, in which nothing is valid.
 
     Raises:
         LayoutError: batch, regions or window do not fit the layout or the grid.
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
-    _check(_Place(grid, layout, tuple(window or dataset.largest)), batch, 0)
+    _check(grid, layout, batch)
     items = [
-        (index, view) for index in range(len(dataset)) for view in _tiles(dataset.scene(index).size, window)
+        (scene, view)
+        for scene in map(dataset.scene, range(len(dataset)))
+        for view in _tiles(scene.size, window)
     ]
+    groups = []
+    for start in range(0, len(items), batch):
+        group = items[start : start + batch]
+        scene, views = group[0][0], [view for _, view in group]
+        canvas = tuple(window or map(max, zip(*(view.size for view in views), strict=True)))
+        place = _place(grid, layout, canvas, scene.image.path)
+        filling = [(scene, View(Window(0, 0, 0, 0)))] * (batch - len(group))
+        groups.append((*zip(*group, *filling, strict=True), place))
 
     def read() -> Iterator[Callable[[], Batch]]:
-        for start in range(0, len(items), batch):
-            group = items[start : start + batch]
-            scenes = [dataset.scene(index) for index, _ in group]
-            views = [view for _, view in group]
-            empty = View(Window(0, 0, 0, 0))
-            missing = batch - len(group)
-            sizes = [view.size for view in views]
-            canvas = tuple(window or map(max, zip(*sizes, strict=True)))
-            place = _Place(grid, layout, canvas)
-            yield _read_batch(scenes + scenes[:1] * missing, views + [empty] * missing, place)
+        for scenes, views, place in groups:
+            yield _read_batch(scenes, views, place)
 
     return _placed(read(), prefetch)
 
@@ -138,7 +138,8 @@ def load_scene(
             scene. RasterError: the file is damaged.
     """
     canvas = (reader.height, reader.width)
-    _check(_Place(grid, layout, canvas), 1, 0)
+    _check(grid, layout, 1)
+    _place(grid, layout, canvas, reader.path)
     h, w = grid.region_size(*canvas, multiple)
     shape = (1, grid.count, h, w, len(reader.bands))
     pixels: dict[tuple[int, int], np.ndarray] = {}
@@ -151,20 +152,29 @@ def load_scene(
     return _assemble(pixels, shape, layout), _assemble(valid, shape[:-1], layout)
 
 
-def _check(place: _Place, batch: int, seed: int) -> None:
-    if batch < 1 or batch % place.layout.data:
+def _check(grid: RegionGrid, layout: Layout, batch: int, seed: int = 0) -> None:
+    """Refuse what does not spread over the devices."""
+    if batch < 1 or batch % layout.data:
         raise LayoutError(
-            f"A batch of {batch} scene(s) does not spread over {place.layout.data} devices on the data axis; "
-            f"use a multiple of {place.layout.data}, or a layout with data=1."
+            f"A batch of {batch} scene(s) does not spread over {layout.data} devices on the data axis; use a "
+            f"multiple of {layout.data}, or a layout with data=1."
         )
-    if place.grid.count % place.layout.region:
+    if grid.count % layout.region:
         raise LayoutError(
-            f"{place.grid.rows} x {place.grid.cols} regions do not spread over {place.layout.region} devices "
-            f"on the region axis; use a number of devices that divides {place.grid.count}."
+            f"{grid.rows} x {grid.cols} regions do not spread over {layout.region} devices on the region axis; "
+            f"use a number of devices that divides {grid.count}."
         )
     if seed < 0:
         raise ConfigError(f"seed: expected 0 or more, found {seed}.")
-    place.grid.region_size(*place.canvas)
+
+
+def _place(grid: RegionGrid, layout: Layout, canvas: tuple[int, int], path: str) -> _Place:
+    """Lay a grid on a canvas that is large enough for it; `path` is the file to name if it is not."""
+    try:
+        grid.region_size(*canvas)
+    except LayoutError as error:
+        raise LayoutError(f"{path}: {error}") from error
+    return _Place(grid, layout, canvas)
 
 
 def _pick(count: int, seed: int, number: int) -> int:
@@ -186,8 +196,7 @@ def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
 def _read_batch(scenes: Sequence[Any], views: Sequence[View], place: _Place) -> Callable[[], Batch]:
     """Read this process's regions of a batch, and return a function that places them on the devices.
 
-    Reading happens in the prefetching thread; placing in the consumer's, so that no thread is inside JAX at
-    exit.
+    Reading happens in the prefetching thread, placing in the consumer's: at exit no thread is inside JAX.
     """
     h, w = place.grid.region_size(*place.canvas)
     shape = (len(scenes), place.grid.count, h, w, len(scenes[0].image.bands))

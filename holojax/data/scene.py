@@ -34,7 +34,7 @@ def allow_no_georeference() -> None:
     No `warnings.catch_warnings`: it swaps the filters of the process, and rasters are read in several
     threads.
     """
-    if _QUIET not in warnings.filters:
+    if warnings.filters[:1] != [_QUIET]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
 
 
@@ -187,8 +187,7 @@ class SceneReader:
         if self.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(-1)
         flags = {flag for band in self.bands for flag in source.mask_flag_enums[band]}
-        # Many four-band files call their fourth band alpha, wrongly: where it was picked as a band, it is
-        # one.
+        # Many four-band files call their fourth band alpha, wrongly: where it was picked, it is a band.
         picked_alpha = any(source.colorinterp[band] == ColorInterp.alpha for band in self.bands)
         masked = MaskFlags.per_dataset in flags and not picked_alpha
         if masked or (self.nodata is None and MaskFlags.nodata in flags):

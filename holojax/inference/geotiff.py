@@ -30,8 +30,7 @@ class MapWriter:
     """Write a class map as a GeoTIFF: uint8, nodata 255, CRS and transform of its image, class colours.
 
     Use it as a context manager. Entering opens a temporary file beside `path`, so that an unwritable place is
-    found before any computing; leaving without an error gives it the name `path`, leaving with one removes
-    it.
+    found before any computing; leaving without an error gives it the name `path`, with one removes it.
 
     Windows may come in any order and need not fit the file's blocks: parts of a block are kept until the
     block is complete, then it is compressed and written, once. What is kept are the blocks on the seams of

@@ -1,5 +1,6 @@
 import concurrent.futures
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -209,6 +210,13 @@ def test_an_image_without_crs_is_read_and_said_once(tmp_path, caplog):
     assert reader.crs is None
     assert reader.read()[1].all()
     assert caplog.text.count("has no CRS") == 1
+
+
+def test_rasterio_never_warns_about_missing_georeferencing(readers):
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            readers["plain.png"][0].read(Window(0, 0, 4, 4))
 
 
 def test_a_reader_serves_several_threads(readers):

@@ -1,5 +1,4 @@
 import itertools
-import resource
 import subprocess
 import sys
 
@@ -179,14 +178,3 @@ def test_overlapping_windows_are_an_error(tmp_path):
         out.write(Window(3, 0, 1, 4), np.zeros((1, 4), np.uint8))
         with pytest.raises(RasterError, match="windows overlap"):
             out.write(Window(3, 3, 1, 1), np.zeros((1, 1), np.uint8))
-
-
-def test_memory_stays_far_below_the_map(tmp_path):
-    size = 8192
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    strip = np.zeros((300, size), np.uint8)
-    with MapWriter(tmp_path / "map.tif", height=size, width=size, **PLACE) as out:
-        for top in range(0, size, 300):
-            out.write(Window(top, 0, min(300, size - top), size), strip)
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < size * size / 2

@@ -37,23 +37,23 @@ class LabelledScene:
 class RasterScenes(Sequence):
     """Labelled scenes given as pairs of raster files; `scenes[i]` is a `LabelledScene`.
 
-    All headers are read and checked at once, so a bad file is found before any computing; pixels are read by
-    window.
+    All headers are read and checked at once, so a bad file is found before any computing. Pixels are read by
+    window, later.
 
     Args:
         pairs: (image, label) paths.
         classes: the class table, or the number of classes.
         bands: zero-based numbers of the image bands to read, in order; None: all but an alpha band.
-        label_map: raw label value -> class or 255 (ignore); None: raw values are the classes. Keys may be
-            strings.
+        label_map: raw label value (perhaps as a string) -> class, or 255 to ignore; None: they are the classes.
         ignore: raw label value that is ignored unless the map says otherwise.
         nodata: image value that means no data in all bands; None: as the file says.
         nodata_tolerance: see `SceneReader.open`.
 
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
-            first. LabelError: a label has another size than its image, or is no raster of class numbers.
-            ConfigError: the label map leads to a class that does not exist.
+            first.
+        LabelError: a label has another size than its image, or is no raster of class numbers.
+        ConfigError: the label map leads to a class that does not exist.
     """
 
     def __init__(
