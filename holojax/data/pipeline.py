@@ -67,7 +67,7 @@ def train_batches(
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
     _check(grid, layout, batch, seed)
-    place = _place(grid, layout, tuple(window or dataset.largest), dataset.scene(0).image.path)
+    place = _lay(grid, layout, tuple(window or dataset.largest), dataset.scene(0).image.path)
 
     def read() -> Iterator[Callable[[], Batch]]:
         step = start_step
@@ -114,7 +114,7 @@ def eval_batches(
         group = items[start : start + batch]
         scene, views = group[0][0], [view for _, view in group]
         canvas = tuple(window or map(max, zip(*(view.size for view in views), strict=True)))
-        place = _place(grid, layout, canvas, scene.image.path)
+        place = _lay(grid, layout, canvas, scene.image.path)
         filling = [(scene, View(Window(0, 0, 0, 0)))] * (batch - len(group))
         groups.append((*zip(*group, *filling, strict=True), place))
 
@@ -139,7 +139,7 @@ def load_scene(
     """
     canvas = (reader.height, reader.width)
     _check(grid, layout, 1)
-    _place(grid, layout, canvas, reader.path)
+    _lay(grid, layout, canvas, reader.path)
     h, w = grid.region_size(*canvas, multiple)
     shape = (1, grid.count, h, w, len(reader.bands))
     pixels: dict[tuple[int, int], np.ndarray] = {}
@@ -161,14 +161,14 @@ def _check(grid: RegionGrid, layout: Layout, batch: int, seed: int = 0) -> None:
         )
     if grid.count % layout.region:
         raise LayoutError(
-            f"{grid.rows} x {grid.cols} regions do not spread over {layout.region} devices on the region axis; "
-            f"use a number of devices that divides {grid.count}."
+            f"{grid.rows} x {grid.cols} regions do not spread over {layout.region} devices on the region "
+            f"axis; use a number of devices that divides {grid.count}."
         )
     if seed < 0:
         raise ConfigError(f"seed: expected 0 or more, found {seed}.")
 
 
-def _place(grid: RegionGrid, layout: Layout, canvas: tuple[int, int], path: str) -> _Place:
+def _lay(grid: RegionGrid, layout: Layout, canvas: tuple[int, int], path: str) -> _Place:
     """Lay a grid on a canvas that is large enough for it; `path` is the file to name if it is not."""
     try:
         grid.region_size(*canvas)

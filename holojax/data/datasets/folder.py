@@ -44,7 +44,7 @@ class RasterScenes(Sequence):
         pairs: (image, label) paths.
         classes: the class table, or the number of classes.
         bands: zero-based numbers of the image bands to read, in order; None: all but an alpha band.
-        label_map: raw label value (perhaps as a string) -> class, or 255 to ignore; None: they are the classes.
+        label_map: raw label value (a number or string) -> class, or 255 to ignore; None: as they are.
         ignore: raw label value that is ignored unless the map says otherwise.
         nodata: image value that means no data in all bands; None: as the file says.
         nodata_tolerance: see `SceneReader.open`.
