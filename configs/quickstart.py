@@ -2,9 +2,9 @@
 
     python scripts/train.py --config=configs/quickstart.py --workdir=runs/quickstart --virtual_devices=4
 
-A striped field is irrigated if the scene's markers are pump stations, and dry if they are silos, wherever they
-stand. The scenes (192 x 192 pixels, 2 x 2 regions) are made in data/quickstart where they are missing. The regions
-see each other after the middle stages only: attention at stride 4 would take most of the time.
+A striped field is irrigated if the scene's markers are pump stations, and dry if they are silos, wherever
+they stand. The scenes (192 x 192 pixels, 2 x 2 regions) are made in data/quickstart where they are missing.
+The regions see each other after the middle stages only: attention at stride 4 would take most of the time.
 """
 
 from holojax.config import experiment

@@ -28,7 +28,7 @@ _VIRTUAL = flags.DEFINE_integer(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Parse the command line, set up devices, call `main`; a user's mistake ends in one line, not in a trace."""
+    """Parse the command line, set up devices, call `main`; a user's mistake ends in one line, not a trace."""
 
     def guarded(_: Sequence[str]) -> None:
         _make_virtual_devices()

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -27,11 +27,8 @@ class Moment:
         return self.step == self.steps or (every > 0 and self.step % every == 0)
 
 
-class Hook(Protocol):
-    """Something that may act after each step; `figures` it adds are there for the hooks after it."""
-
-    def __call__(self, moment: Moment) -> None:
-        """Act, if it is time."""
+# Called after each step, and acts if it is time; figures that it adds are there for the hooks after it.
+Hook = Callable[[Moment], None]
 
 
 class Report:

@@ -1,0 +1,78 @@
+"""Seventeen kinds of land cover from one picture of the whole globe, on two CPU cores.
+
+    python scripts/train.py --config=configs/global_landcover.py --workdir=runs/g --config.data.root=FOLDER
+
+The picture is NASA's Blue Marble (5400 x 2700 pixels of 4 arc minutes), the label the IGBP classes of MODIS
+MCD12C1 on the same grid: the product of a classifier, so figures say how well another one is imitated. It is
+split by longitude, west of 60 degrees east for training, the rest for validation. FOLDER is made from
+scene.tif and label.tif by rasterio's `rio`:
+
+    for x in image:scene label:label; do
+      mkdir -p FOLDER/train/${x%:*} FOLDER/val/${x%:*}
+      rio clip ${x#*:}.tif FOLDER/train/${x%:*}/globe.tif --bounds="-180 -90 60 90"
+      rio clip ${x#*:}.tif FOLDER/val/${x%:*}/globe.tif --bounds="60 -90 180 90"
+    done
+
+Training sees windows of 1024 x 1024 pixels, evaluation the whole third of the globe. As in configs/banepa.py
+the regions see each other at strides 16 and 32 only, with pooled keys.
+"""
+
+from holojax.config import experiment
+
+MODELS = {
+    "rest": dict(
+        name="rest",
+        encoder=dict(name="swin", embed_dim=32, depths=(2, 2, 2, 2), heads=(2, 4, 8, 8), window=7),
+        context=dict(name="spim", heads=4, stages=(2, 3), kv_pool=(2, 1), mlp_ratio=2.0),
+        decoder=dict(name="upernet", channels=48),
+        aux=None,
+    ),
+    "ringformer": dict(
+        name="ringformer",
+        encoder=dict(name="vit", dim=96, depth=6, heads=4, patch=16, pos="none"),
+        context=dict(name="cdcr", heads=4, stages=(1, 3), kv_pool=2, mlp_ratio=2.0),
+        decoder=dict(name="setr", channels=64),
+    ),
+}
+# fmt: off
+CLASSES = (
+    "water", "evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous needleleaf forest",
+    "deciduous broadleaf forest", "mixed forest", "closed shrubland", "open shrubland", "woody savanna",
+    "savanna", "grassland", "permanent wetland", "cropland", "urban", "cropland and natural mosaic",
+    "snow and ice", "barren",
+)
+PALETTE = (
+    (70, 120, 200), (8, 80, 30), (10, 110, 40), (60, 130, 60), (90, 160, 70), (50, 140, 50), (170, 120, 90),
+    (210, 180, 140), (150, 170, 60), (230, 210, 90), (190, 220, 120), (40, 180, 170), (240, 160, 40),
+    (200, 40, 40), (200, 190, 70), (240, 250, 255), (220, 200, 180),
+)
+# fmt: on
+
+
+def get_config(arg: str | None = None):
+    """Return the configuration of `rest` (by default) or `ringformer`."""
+    name = arg or "rest"
+    if name not in MODELS:
+        raise ValueError(f"global_landcover has the variants {sorted(MODELS)}, found {arg!r}.")
+    return experiment(
+        name=f"global_landcover_{name}",
+        model=MODELS[name] | dict(bands=3, classes=17, regions=(2, 2)),
+        data=dict(
+            class_names=CLASSES,
+            palette=PALETTE,
+            mean=(53.9, 64.4, 79.1),
+            std=(81.2, 76.3, 72.2),
+            window=(1024, 1024),
+            batch=1,
+        ),
+        augment=dict(rotate=False),  # north is up on this map, and that tells something
+        train=dict(
+            steps=300,
+            learning_rate=1e-3,
+            schedule="cosine",
+            warmup=20,
+            clip=1.0,
+            log_every=10,
+            checkpoint_every=50,
+        ),
+    )

@@ -1,0 +1,99 @@
+"""A step gives the same loss, weights and statistics on any number of devices, and never sees padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from holojax.models import build_model, segment
+from holojax.parallel import Layout, RegionGrid
+from holojax.training.optimizer import make_optimizer
+from holojax.training.state import fingerprint, first_state, put_together, take_apart
+from holojax.training.step import make_recipe, make_train_step, normalize, scene_keys
+from tests.training import tiny
+
+GRID = RegionGrid(2, 4)
+
+
+def train_some(model, data, region, steps=20, change=None):
+    cfg = tiny.experiment(model, regions=(2, 4), loss=(("cross_entropy", 1.0), ("dice", 0.5)))
+    layout = Layout.create(data, region)
+    structure, weights = take_apart(build_model(cfg.model.to_dict(), 0))
+    optimizer = make_optimizer(cfg.train)
+    step = make_train_step(make_recipe(cfg, structure, layout), optimizer, seed=0)
+    state, losses = first_state(weights, optimizer, layout), []
+    for number in range(steps):
+        batch = tiny.batch(layout, GRID, seed=number % 3)
+        state, figures = step(state, batch if change is None else change(batch))
+        losses.append(float(figures["loss"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Twenty steps of each model on one device."""
+    return {name: train_some(getattr(tiny, name), 1, 1) for name in ("RINGFORMER", "REST")}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "region"),
+    [("RINGFORMER", 1, 2), ("RINGFORMER", 1, 4), ("RINGFORMER", 1, 8), ("RINGFORMER", 2, 4), ("REST", 1, 8)],
+)
+def test_twenty_steps_are_the_same_on_any_mesh(alone, name, data, region):
+    losses, state = alone[name]
+    found, other = train_some(getattr(tiny, name), data, region)
+    np.testing.assert_allclose(found, losses, rtol=1e-4)
+    assert losses[-1] < losses[0]
+    for a, b in zip(jax.tree.leaves(other.weights.stats), jax.tree.leaves(state.weights.stats), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_what_lies_where_nothing_is_valid_changes_nothing(alone):
+    def scribble(batch):
+        image = jnp.where(batch["valid"][..., None], batch["image"], 77)
+        label = jnp.where(batch["valid"], batch["label"], 3)
+        return batch | {"image": image, "label": label}
+
+    losses, state = train_some(tiny.RINGFORMER, 1, 1, steps=3, change=scribble)
+    assert losses == alone["RINGFORMER"][0][:3]
+    assert int(state.step) == 3
+
+
+def test_the_model_is_the_same_taken_apart_and_put_together():
+    model = build_model(tiny.RINGFORMER | dict(classes=5, regions=(2, 2)))
+    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    before = segment(model, images, Layout.create(1, 1))
+    structure, weights = take_apart(model)
+    again = put_together(structure.inference, weights, structure.constants)
+    assert np.array_equal(segment(again, images, Layout.create(1, 1)), before)
+
+
+def test_pixels_are_normalised_after_their_brightness_and_contrast():
+    cfg = tiny.experiment()
+    structure, _ = take_apart(build_model(cfg.model.to_dict(), 0))
+    recipe = make_recipe(cfg, structure, Layout.create(1, 1))
+    image = jnp.full((1, 1, 1, 2, 3), 100, jnp.uint8)
+    valid = jnp.asarray([[[[True, False]]]])
+    out = normalize(image, valid, jnp.asarray([1.5]), jnp.asarray([2.0]), recipe)
+    np.testing.assert_allclose(
+        out[0, 0, 0, 0], [(152 - 102) / 25, (152 - 110) / 32, (152 - 102) / 25], rtol=1e-6
+    )
+    assert not out[0, 0, 0, 1].any()
+
+
+def test_random_keys_belong_to_scenes_and_steps():
+    keys = jax.random.key_data(jnp.stack([*scene_keys(0, 3, 4), *scene_keys(0, 4, 4), *scene_keys(1, 3, 4)]))
+    assert len(np.unique(keys, axis=0)) == 12
+    assert np.array_equal(
+        jax.random.key_data(scene_keys(0, 3, 2)), jax.random.key_data(scene_keys(0, 3, 4)[:2])
+    )
+
+
+def test_the_fingerprint_is_of_the_bytes_in_the_order_of_sorted_names():
+    params = {"b": np.float32([1, 2]), "a": {"y": np.float32([3]), "x": np.float32([4])}}
+    same = dict(reversed(params.items()))
+    assert fingerprint(params) == fingerprint(jax.tree.map(jnp.asarray, same))
+    assert fingerprint(params) != fingerprint(params | {"b": np.float32([2, 1])})
+    import hashlib
+
+    assert fingerprint(params) == hashlib.sha256(np.float32([4, 3, 1, 2]).tobytes()).hexdigest()
