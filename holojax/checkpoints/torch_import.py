@@ -206,6 +206,6 @@ def _array(key: str, value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
     array = np.asarray(value)
-    if array.dtype == object:
+    if array.dtype.kind in "OUSMm":
         raise WeightsError(f"{key}: expected an array, found {type(value).__name__}.")
     return array

@@ -5,6 +5,7 @@ import pytest
 
 from holojax.errors import ConfigError
 from holojax.ops.resize import bin_edges, pool, resize
+from tests.parity import FIXTURES, assert_close
 
 
 def _random(*shape):
@@ -62,3 +63,13 @@ def test_pool_averages_adaptive_bins(bins):
 def test_bins_are_torchs():
     start, stop = bin_edges(7, 3)
     assert (start.tolist(), stop.tolist()) == ([0, 2, 4], [3, 5, 7])
+
+
+def test_resizing_and_pooling_equal_torchs():
+    numbers = np.load(FIXTURES / "ops.npz")
+    x = jnp.asarray(numbers["x"])
+    cases = [name.split(":") for name in numbers if ":" in name]
+    assert len(cases) == 22
+    for method, *size in cases:
+        found = pool(x, *map(int, size)) if method == "pool" else resize(x, tuple(map(int, size)), method)
+        assert_close(found, numbers[":".join([method, *size])], 5e-6)

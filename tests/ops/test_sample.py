@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holojax.ops.sample import bilinear_sample
+from tests.parity import FIXTURES, assert_close
 
 
 def test_whole_positions_read_pixels_and_beyond_the_map_is_zero():
@@ -22,3 +23,9 @@ def test_positions_have_a_gradient():
     x = (jnp.arange(5.0)[:, None] * 2 + jnp.arange(5.0) * 3)[None, ..., None]
     grad = jax.grad(lambda p: bilinear_sample(x, p).sum())(jnp.array([[[1.3, 2.6]]]))
     np.testing.assert_allclose(grad[0, 0], [2.0, 3.0], rtol=1e-5)
+
+
+def test_sampling_equals_torchs():
+    numbers = np.load(FIXTURES / "ops.npz")
+    found = bilinear_sample(jnp.asarray(numbers["x"]), jnp.asarray(numbers["positions"]))
+    assert_close(found, numbers["sampled"], 5e-6)

@@ -1,0 +1,236 @@
+import collections
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from holojax.checkpoints.torch_import import check_names, import_weights
+from holojax.decoders import FCN, UPerNet
+from holojax.encoders import Swin
+from holojax.errors import ConfigError, WeightsError
+from holojax.ops.windows import relative_index
+from tests.parity import shared, variables
+
+CHANNELS = (4, 8, 16, 32)
+
+
+def _swin(**changes):
+    sizes = dict(bands=3, embed_dim=4, depths=(1, 1, 1, 1), heads=(2, 2, 2, 2), window=3, mlp_ratio=2.0)
+    return Swin(**{**sizes, **changes}, rngs=nnx.Rngs(0))
+
+
+def _upernet():
+    return UPerNet(channels_in=CHANNELS, classes=3, channels=4, rngs=nnx.Rngs(1))
+
+
+def _fcn():
+    return FCN(channels_in=CHANNELS, classes=3, channels=4, rngs=nnx.Rngs(2))
+
+
+class Model(nnx.Module):
+    """Named like a model; what it computes is no matter here."""
+
+    def __init__(self, *, aux=True):
+        self.encoder, self.decoder, self.mixers = _swin(), _upernet(), nnx.Dict({})
+        self.aux = _fcn() if aux else None
+
+
+_LEAVES = {
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+    "bias": "bias",
+    "kernel": "weight",
+}
+
+
+def _theirs(path):
+    """Name one of our parameters as the REST code does; the reverse of the key map, written apart from it."""
+    part, *names = path.split(".")
+    leaf = _LEAVES.get(names.pop(), "relative_position_bias_table")
+    if part == "encoder":
+        if names[0] == "stages":
+            _, s, b, *inner = names
+            inner = ".".join(inner)
+            inner = inner.replace("attention", "attn.w_msa")
+            inner = inner.replace("mlp.fc1", "ffn.layers.0.0").replace("mlp.fc2", "ffn.layers.1")
+            names = ["stages", s, "blocks", b, inner]
+        elif names[0] == "downsamples":
+            names = ["stages", names[1], "downsample", *names[2:]]
+        elif names[0] == "norms":
+            names = ["norm" + names[1]]
+        return ".".join(["backbone", *names, leaf])
+    text = ".".join(names)
+    text = text.replace("classifier.linear", "conv_seg").replace("norm", "bn")
+    for ours, theirs in (("pools", "psp_modules"), ("laterals", "lateral_convs"), ("smoothers", "fpn_convs")):
+        text = text.replace(ours, theirs)
+    if text.startswith("psp_modules"):
+        text = text.replace(".conv", ".1.conv").replace(".bn", ".1.bn")
+    text = text.replace("fusion", "fpn_bottleneck")
+    if part == "aux" and not text.startswith("conv_seg"):
+        text = "convs.0" + text.removeprefix("conv")
+    return ".".join([{"decoder": "decode_head", "aux": "auxiliary_head"}[part], text, leaf])
+
+
+def _file(model=None, seed=0):
+    """Make a file of random weights for a model as torch lays them out, and the values that ours must get."""
+    rng, theirs, ours = np.random.default_rng(seed), {}, {}
+    for path, variable in variables(model or Model()).items():
+        value = rng.normal(size=variable.shape).astype(np.float32)
+        key, ours[path] = _theirs(path), value
+        if "conv_seg" in key and path.endswith("kernel"):
+            value = value.T[:, :, None, None]
+        elif path.endswith("kernel"):
+            value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
+        if "bias_table" in path:
+            # Another order than ours, as some code has it: the stored index says which.
+            order = rng.permutation(len(value))
+            shuffled = np.empty_like(value)
+            shuffled[order] = value
+            value = shuffled
+            theirs[key.replace("_bias_table", "_index")] = order[relative_index(3)]
+        theirs[key] = np.ascontiguousarray(value)
+        if path.endswith("var"):
+            theirs[key.replace("running_var", "num_batches_tracked")] = np.array(3)
+    return theirs, ours
+
+
+def _values(module):
+    return {path: np.asarray(variable[...]) for path, variable in variables(module).items()}
+
+
+def _assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+
+
+def test_every_parameter_gets_its_values_and_every_name_is_accounted_for():
+    theirs, ours = _file()
+    model = Model()
+    report = import_weights(model, theirs)
+    _assert_same(_values(model), ours)
+    assert set(report.consumed) | set(report.ignored) == set(theirs)
+    assert not set(report.consumed) & set(report.ignored)
+    assert report.parameters == sum(
+        v.size for p, v in ours.items() if not p.endswith(("norm.mean", "norm.var"))
+    )
+    assert "ignored" in str(report)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "aux"])
+def test_a_part_alone_takes_its_own_and_lists_the_rest(part):
+    theirs, ours = _file()
+    module = {"encoder": _swin, "decoder": _upernet, "aux": _fcn}[part]()
+    report = import_weights(module, theirs)
+    _assert_same(_values(module), {p.partition(".")[2]: v for p, v in ours.items() if p.startswith(part)})
+    assert (
+        "belongs to"
+        in report.ignored["decode_head.conv_seg.weight" if part != "decoder" else "backbone.norm0.weight"]
+    )
+
+
+@pytest.mark.parametrize(("part", "prefix"), [("encoder", "backbone."), ("decoder", "decode_head.")])
+def test_a_part_saved_without_its_prefix_is_understood(part, prefix):
+    theirs, ours = _file()
+    theirs = {k.removeprefix(prefix): v for k, v in theirs.items() if k.startswith(prefix)}
+    module = {"encoder": _swin, "decoder": _upernet}[part]()
+    import_weights(module, theirs)
+    _assert_same(_values(module), {p.partition(".")[2]: v for p, v in ours.items() if p.startswith(part)})
+
+
+def test_training_checkpoints_are_unwrapped_and_files_are_read(tmp_path):
+    theirs, ours = _file()
+    wrapped = {
+        "meta": {"epoch": 1},
+        "state_dict": collections.OrderedDict({f"module.{k}": v for k, v in theirs.items()}),
+    }
+    save_file(theirs, tmp_path / "weights.safetensors")
+    for weights in (wrapped, tmp_path / "weights.safetensors", str(tmp_path / "weights.safetensors")):
+        model = Model()
+        import_weights(model, weights)
+        _assert_same(_values(model), ours)
+
+
+def test_a_model_without_auxiliary_head_leaves_that_out():
+    theirs, _ = _file()
+    report = import_weights(Model(aux=False), theirs)
+    assert "belongs to the file's aux" in report.ignored["auxiliary_head.conv_seg.bias"]
+
+
+def test_all_mistakes_are_listed_and_nothing_is_changed():
+    theirs, _ = _file()
+    theirs["backbone.stages.0.blocks.7.norm1.weight"] = np.ones(4, np.float32)
+    theirs["backbone.spattns.0.ln1.weight"] = np.ones(4, np.float32)
+    theirs["something.else"] = np.ones(4, np.float32)
+    theirs["decode_head.conv_seg.weight"] = np.ones((5, 4, 1, 1), np.float32)
+    del theirs["backbone.norm2.bias"]
+    del theirs["backbone.stages.3.blocks.0.attn.w_msa.relative_position_index"]
+    model = Model()
+    before = _values(model)
+    with pytest.raises(WeightsError) as caught:
+        import_weights(model, theirs)
+    message = str(caught.value)
+    assert "6 mistakes" in message
+    for part in (
+        "stages.0.blocks.7.norm1.weight: the model has no encoder.stages.0.7.norm1.scale",
+        "spattns.0.ln1.weight: the model has no mixers.0.norm1.scale",
+        "something.else: unknown name",
+        "decode_head.conv_seg.weight: expected shape (4, 3) (as decoder.classifier.linear.kernel), found (4, 5)",  # noqa: E501
+        "encoder.norms.2.bias: found nothing in the file",
+        "relative_position_index: missing",
+    ):
+        assert part in message
+    _assert_same(_values(model), before)
+
+
+def test_an_index_that_cannot_be_is_refused_before_anything_is_changed():
+    theirs, _ = _file()
+    theirs["backbone.stages.3.blocks.0.attn.w_msa.relative_position_index"] = np.full((9, 9), 25)
+    model = Model()
+    before = _values(model)
+    with pytest.raises(WeightsError, match="relative_position_index: expected an index"):
+        import_weights(model, theirs)
+    _assert_same(_values(model), before)
+
+
+def test_unknown_source_and_odd_modules_are_refused():
+    with pytest.raises(ConfigError, match="unknown source 'timmm'; known: rest"):
+        import_weights(_swin(), {}, source="timmm")
+    with pytest.raises(WeightsError, match="found Linear"):
+        import_weights(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), {})
+    with pytest.raises(WeightsError, match=r"a\.b: expected an array, found str"):
+        import_weights(_swin(), {"a.b": "text"})
+
+
+@pytest.mark.parametrize(
+    ("names", "build", "parameters"),
+    [
+        (
+            "UPerHead_swinL_24",
+            lambda: UPerNet(channels_in=(192, 384, 768, 1536), classes=24, channels=512, rngs=nnx.Rngs(0)),
+            36.889e6,
+        ),
+        (
+            "FCNHead_aux_swinL_24",
+            lambda: FCN(channels_in=(192, 384, 768, 1536), classes=24, channels=256, rngs=nnx.Rngs(0)),
+            None,
+        ),
+        (
+            "swin_large_sp_layer",
+            lambda: Swin(
+                bands=3, embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), rngs=nnx.Rngs(0)
+            ),
+            None,
+        ),
+    ],
+)
+def test_full_size_names_fit(names, build, parameters):
+    listed = json.loads(shared(f"parity_keys/{names}.json").read_text())
+    shapes = {key: shape for key, (shape, _) in listed.items()}
+    report = check_names(nnx.eval_shape(build), shapes)
+    assert set(report.consumed) | set(report.ignored) == set(shapes)
+    if parameters:
+        assert report.parameters == pytest.approx(parameters, rel=1e-4)

@@ -1,0 +1,70 @@
+"""Decoders against torch, on numbers that are part of the tests."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from holojax.borders import ISOLATED
+from holojax.decoders import FCN, SETR, FeaturePyramid
+from holojax.errors import ConfigError
+from tests.parity import FIXTURES, assert_close, fill, section
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return dict(np.load(FIXTURES / "decoders.npz"))
+
+
+def _setr(variant):
+    return SETR(channels_in=(3, 3, 3, 12), classes=5, variant=variant, channels=8, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("variant", ["naive", "pup"])
+def test_setr_equals_mmsegs_in_training_and_evaluation(variant, numbers):
+    arrays, setr = section(numbers, f"{variant}/"), _setr(variant)
+    fill(setr, arrays)
+    maps = [None, None, None, jnp.asarray(numbers["x"])]
+    setr.train()
+    assert_close(setr.scores(maps), arrays["out:trained"], 1e-5)
+    for path, moved in section(arrays, "moved:").items():
+        average = setr.convs[int(path.split(".")[1])].norm
+        assert_close(getattr(average, path.rpartition(".")[2])[...], moved, 1e-6)
+    setr.eval()
+    assert_close(setr.scores(maps), arrays["out:evaluated"], 1e-5)
+
+
+def test_pyramid_equals_mmsegs_feature2pyramid(numbers):
+    arrays, pyramid = section(numbers, "pyramid/"), FeaturePyramid(channels=12, rngs=nnx.Rngs(0))
+    fill(pyramid, arrays)
+    for i, x in enumerate(pyramid([jnp.asarray(numbers["x"])] * 4)):
+        assert_close(x, arrays[f"out:{i}"], 1e-5)
+
+
+def test_pyramid_keeps_what_cannot_be_halved():
+    maps = FeaturePyramid(channels=2, rngs=nnx.Rngs(0))([jnp.ones((1, 1, 3, 2))] * 4)
+    assert [x.shape[1:3] for x in maps] == [(4, 12), (2, 6), (1, 3), (1, 1)]
+
+
+def test_unknown_variant_names_the_known_ones():
+    with pytest.raises(ConfigError, match="'mla'; known: naive, pup"):
+        _setr("mla")
+
+
+def test_fcn_reads_one_stage_and_refuses_a_missing_one():
+    fcn = FCN(channels_in=(2, 4, 6, 8), classes=3, channels=4, stage=2, rngs=nnx.Rngs(0))
+    maps = [jnp.ones((1, *size)) for size in ((16, 20, 2), (8, 10, 4), (4, 5, 6), (2, 3, 8))]
+    assert fcn.scores(maps).shape == (1, 4, 5, 3)
+    logits = fcn([x.astype(jnp.bfloat16) for x in maps], (16, 20))
+    assert (logits.shape, logits.dtype) == ((1, 16, 20, 3), jnp.float32)
+    with pytest.raises(ConfigError, match=r"0 to 3, found 4"):
+        FCN(channels_in=(2, 4, 6, 8), classes=3, stage=4, rngs=nnx.Rngs(0))
+
+
+def test_dropout_drops_channels_in_training_alone():
+    fcn = FCN(channels_in=(2,), classes=3, channels=16, stage=0, dropout=0.5, rngs=nnx.Rngs(0))
+    x, keys = jax.random.normal(jax.random.key(0), (2, 5, 5, 2)), jax.random.split(jax.random.key(1), 2)
+    plain = fcn.scores([x])
+    assert not np.allclose(fcn.scores([x], ISOLATED, keys), plain)
+    np.testing.assert_array_equal(fcn.scores([x], ISOLATED, None), plain)

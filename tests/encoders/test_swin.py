@@ -1,0 +1,127 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from holojax.borders import ISOLATED
+from holojax.encoders import Swin
+from holojax.encoders.swin import PatchMerging, SwinBlock
+from holojax.errors import ConfigError
+
+
+def _swin(**changes):
+    sizes = dict(bands=2, embed_dim=8, depths=(2, 1, 1, 1), heads=(2, 2, 2, 2), window=3, mlp_ratio=2.0)
+    return Swin(**{**sizes, **changes}, rngs=nnx.Rngs(0))
+
+
+def _images(*shape):
+    return jax.random.normal(jax.random.key(0), shape)
+
+
+def _run(swin, images, keys=None, mix=None):
+    return nnx.jit(lambda swin, x, keys: swin(x, ISOLATED, keys, mix))(swin, images, keys)
+
+
+def test_every_stage_halves_the_map_rounding_up():
+    swin = _swin()
+    maps = _run(swin, _images(1, 54, 90, 2))
+    assert [x.shape for x in maps] == [(1, 14, 23, 8), (1, 7, 12, 16), (1, 4, 6, 32), (1, 2, 3, 64)]
+    assert swin.channels == (8, 16, 32, 64)
+    assert swin.strides == (4, 8, 16, 32)
+
+
+def test_a_block_equals_one_written_out_token_by_token():
+    # Every token attends, by itself, to the tokens of its shifted window that come from the same place.
+    size, shift, h, w, heads = 3, 1, 4, 5, 2
+    block = SwinBlock(
+        channels=4, heads=heads, window=size, shift=shift, mlp_ratio=2.0, drop=(0, 0.0), rngs=nnx.Rngs(0)
+    )
+    table = block.attention.bias_table
+    table[...] = jax.random.normal(jax.random.key(1), table.shape)
+    x = _images(1, h, w, 4)
+    found = block(x, ISOLATED, None)
+
+    height, width = 6, 6
+    normed = np.zeros((height, width, 4), np.float32)
+    normed[:h, :w] = block.norm1(x)[0]
+    qkv = np.asarray(block.attention.qkv(jnp.asarray(normed))).reshape(height, width, 3, heads, 2)
+    y = np.zeros((h, w, 4), np.float32)
+
+    def home(place, extent):
+        rolled = (place - shift) % extent
+        return rolled // size, rolled % size, rolled >= extent - shift
+
+    for i in range(h):
+        for j in range(w):
+            window_i, at_i, wrapped_i = home(i, height)
+            window_j, at_j, wrapped_j = home(j, width)
+            scores, values = [], []
+            for p in range(height):
+                for q in range(width):
+                    row, col = home(p, height), home(q, width)
+                    if (row[0], col[0], row[2], col[2]) != (window_i, window_j, wrapped_i, wrapped_j):
+                        continue
+                    bias = table[...][(at_i - row[1] + size - 1) * (2 * size - 1) + at_j - col[1] + size - 1]
+                    scores.append((qkv[i, j, 0] * qkv[p, q, 1]).sum(-1) / np.sqrt(2) + np.asarray(bias))
+                    values.append(qkv[p, q, 2])
+            weights = np.exp(np.array(scores))
+            weights /= weights.sum(0)
+            y[i, j] = (weights[..., None] * np.array(values)).sum(0).reshape(-1)
+    x = x + block.attention.proj(jnp.asarray(y))[None]
+    x = x + block.mlp(block.norm2(x))
+    np.testing.assert_allclose(found, x, atol=2e-5)
+
+
+def test_merging_is_channel_major_and_pads_odd_maps():
+    merging = PatchMerging(channels=2, rngs=nnx.Rngs(0))
+    x = _images(1, 3, 2, 2)
+    seen = []
+    merging.norm = lambda y: (seen.append(np.asarray(y)), y)[1]
+    assert merging(x, ISOLATED).shape == (1, 2, 1, 4)
+    first = [x[0, row, col, c] for c in range(2) for row in (0, 1) for col in (0, 1)]
+    np.testing.assert_array_equal(seen[0][0, 0, 0], first)
+    last = [x[0, 2, col, c] if row == 2 else 0 for c in range(2) for row in (2, 3) for col in (0, 1)]
+    np.testing.assert_array_equal(seen[0][0, 1, 0], last)
+
+
+def test_mixers_stand_between_stages():
+    swin, images = _swin(), _images(1, 32, 32, 2)
+    side = _run(swin, images, mix=lambda i, x: (x, 0 * x) if i == 1 else (x, x))
+    trunk = _run(swin, images, mix=lambda i, x: (0 * x, x) if i == 1 else (x, x))
+    plain = _run(swin, images)
+    assert not np.allclose(side[1], plain[1])
+    np.testing.assert_array_equal(side[2], plain[2])
+    np.testing.assert_array_equal(trunk[1], plain[1])
+    assert not np.allclose(trunk[2], plain[2])
+
+
+def test_drop_path_grows_linearly_and_follows_the_keys():
+    swin = _swin(drop_path=0.4)
+    rates = [block.rate for stage in swin.stages for block in stage]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])
+    images = _images(2, 16, 16, 2)
+    keys = jax.random.split(jax.random.key(3), 2)
+    dropped = _run(swin, images, keys=keys)[-1]
+    np.testing.assert_array_equal(dropped, _run(swin, images, keys=keys)[-1])
+    assert not np.allclose(dropped, _run(swin, images)[-1])
+
+
+def test_all_parameters_have_a_gradient():
+    swin, images = _swin(), _images(1, 48, 48, 2)
+
+    def loss(swin):
+        return sum(jnp.sin(3 * x).sum() for x in swin(images))
+
+    for path, grad in nnx.to_flat_state(nnx.jit(nnx.grad(loss))(swin)):
+        assert np.isfinite(grad[...]).all(), path
+        assert float(jnp.abs(grad[...]).max()) > 0, path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(dict(depths=(1, 1, 1)), "4 depths"), (dict(heads=(2, 3, 2, 2)), "16 channels .* 3 heads")],
+)
+def test_wrong_sizes_say_what_to_change(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        _swin(**changes)
