@@ -5,9 +5,9 @@
 
 FOLDER holds {train,val}/{image,label}/*.tif: RGB uint8 images, labels 0 (background), 1 (building) and 255.
 Training sees windows of 1024 x 1024 pixels. Attention over a scene costs the square of its tokens, and two
-cores do about 7e8 pairs of query and key a second: so the regions see each other at strides 16 and 32 only, and
-keys are averaged over 4 x 4 and 2 x 2 tokens. The whole scene then takes about a minute of attention; at stride
-4 without pooling it would take days.
+cores do about 7e8 pairs of query and key a second: so the regions see each other at strides 16 and 32 only,
+and keys are averaged over 4 x 4 and 2 x 2 tokens. The whole scene then takes about a minute of attention; at
+stride 4 without pooling it would take days.
 """
 
 from holojax.config import experiment

@@ -45,6 +45,7 @@ def get_config(arg: str | None = None):
             schedule="cosine",
             warmup=50,
             clip=1.0,
+            loss=(("cross_entropy", 1.0), ("dice", 1.0)),  # dice: the markers are 1 % of the pixels
             log_every=20,
             checkpoint_every=100,
         ),

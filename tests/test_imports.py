@@ -19,9 +19,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 VARIANTS = {"fbp": ("tiny",), "banepa": ("rest", "ringformer"), "global_landcover": ("rest", "ringformer")}
 
 # What a machine that only runs models does without.
-UNNEEDED = (
-    "absl ml_collections optax orbax rasterio safetensors tensorboardX tensorflow_datasets torch tqdm".split()
-)
+UNNEEDED = "absl jaxtyping ml_collections optax orbax rasterio safetensors tensorboardX tqdm"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -66,18 +64,20 @@ class Block:
     def find_spec(self, name, path=None, target=None):
         frame = sys._getframe()
         while frame:
-            if frame.f_globals.get("__name__", "").startswith("holojax") and frame.f_code.co_name == "<module>":
-                if name.split(".")[0] in {UNNEEDED!r}:
+            here = frame.f_globals.get("__name__", "")
+            if here.startswith("holojax") and frame.f_code.co_name == "<module>":
+                if name.split(".")[0] in {UNNEEDED.split()!r}:
                     raise ModuleNotFoundError(name)
                 return None
-            if frame.f_globals.get("__name__", "").split(".")[0] in ("flax", "jax"):
+            if here.split(".")[0] in ("flax", "jax"):
                 return None
             frame = frame.f_back
 sys.meta_path.insert(0, Block())
 import holojax, holojax.models, holojax.losses, holojax.metrics
 assert "rasterio" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 

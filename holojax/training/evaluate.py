@@ -17,7 +17,7 @@ from holojax.parallel import DATA, REGION, Layout, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.scenes import open_scenes
 from holojax.training.state import Weights, put_together, take_apart
-from holojax.training.step import BATCH_SPECS, IGNORE, Batch, Recipe, make_recipe, normalize
+from holojax.training.step import BATCH_SPECS, IGNORE, Batch, Recipe, make_recipe, normalized
 
 
 def make_count(recipe: Recipe) -> Callable[[Weights, Batch], Int[Array, "k k"]]:
@@ -29,7 +29,7 @@ def make_count(recipe: Recipe) -> Callable[[Weights, Batch], Int[Array, "k k"]]:
     def local_count(weights: Weights, constants: Any, batch: Batch) -> Array:
         model = put_together(recipe.structure.inference, weights, constants)
         valid = batch["valid"]
-        image = normalize(batch["image"], valid, batch["gain"], batch["offset"], recipe)
+        image = normalized(batch, recipe)
         logits = model(image, valid, RegionShard(recipe.grid), output="logits")
         labels = jnp.where(valid, batch["label"], IGNORE)
         return psum(confusion_matrix(logits.argmax(-1), labels, recipe.classes, IGNORE), (DATA, REGION))

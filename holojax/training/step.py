@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Num, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from holojax.losses import LOSSES
+from holojax.ops.normalize import normalize
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.state import State, Structure, Weights, put_together
@@ -67,18 +68,9 @@ def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
     )
 
 
-def normalize(
-    image: Num[Array, "b r h w c"],
-    valid: Bool[Array, "b r h w"],
-    gain: Float[Array, "b"],
-    offset: Float[Array, "b"],
-    recipe: Recipe,
-) -> Float[Array, "b r h w c"]:
-    """Turn raw pixels into what the model sees: float32 (x gain + offset - mean) / std, 0 where not valid."""
-    each = (slice(None), None, None, None, None)
-    pixels = image.astype(jnp.float32) * gain[each] + offset[each]
-    pixels = (pixels - jnp.asarray(recipe.mean)) / jnp.asarray(recipe.std)
-    return jnp.where(valid[..., None], pixels, 0)
+def normalized(batch: Batch, recipe: Recipe) -> Float[Array, "b r h w c"]:
+    """Return the images of a batch as the model sees them."""
+    return normalize(batch["image"], batch["valid"], recipe.mean, recipe.std, batch["gain"], batch["offset"])
 
 
 def scene_keys(seed: int, step: Array, scenes: int) -> Array:
@@ -100,7 +92,7 @@ def make_train_step(
     def local_loss(weights: Weights, constants: Any, batch: Batch, keys: Array) -> tuple[Array, Any]:
         model = put_together(recipe.structure.training, weights, constants)
         valid = batch["valid"]
-        image = normalize(batch["image"], valid, batch["gain"], batch["offset"], recipe)
+        image = normalized(batch, recipe)
         out = model(image, valid, RegionShard(recipe.grid), keys=keys, output="train")
         parts = total_loss(recipe, out, batch["label"], valid)
         return sum(parts.values()), (running_stats(model), parts)
@@ -119,7 +111,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.weights.params)
         params = optax.apply_updates(state.weights.params, updates)
         new = State(state.step + 1, loss, Weights(params, stats), opt_state)
-        return new, {"loss": loss, "gradient": optax.global_norm(gradient), **parts}
+        return new, {"loss": loss, "gradient": optax.tree.norm(gradient), **parts}
 
     jitted = jax.jit(step, donate_argnums=0, out_shardings=recipe.layout.replicated)
     constants = jax.device_put(recipe.structure.constants, recipe.layout.replicated)

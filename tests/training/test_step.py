@@ -1,5 +1,7 @@
 """A step gives the same loss, weights and statistics on any number of devices, and never sees padding."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from holojax.models import build_model, segment
 from holojax.parallel import Layout, RegionGrid
 from holojax.training.optimizer import make_optimizer
 from holojax.training.state import fingerprint, first_state, put_together, take_apart
-from holojax.training.step import make_recipe, make_train_step, normalize, scene_keys
+from holojax.training.step import make_recipe, make_train_step, normalized, scene_keys
 from tests.training import tiny
 
 GRID = RegionGrid(2, 4)
@@ -74,18 +76,20 @@ def test_pixels_are_normalised_after_their_brightness_and_contrast():
     recipe = make_recipe(cfg, structure, Layout.create(1, 1))
     image = jnp.full((1, 1, 1, 2, 3), 100, jnp.uint8)
     valid = jnp.asarray([[[[True, False]]]])
-    out = normalize(image, valid, jnp.asarray([1.5]), jnp.asarray([2.0]), recipe)
-    np.testing.assert_allclose(
-        out[0, 0, 0, 0], [(152 - 102) / 25, (152 - 110) / 32, (152 - 102) / 25], rtol=1e-6
-    )
+    batch = {"image": image, "valid": valid, "gain": jnp.asarray([1.5]), "offset": jnp.asarray([2.0])}
+    out = normalized(batch, recipe)
+    np.testing.assert_allclose(out[0, 0, 0, 0], [50 / 25, 42 / 32, 50 / 25], rtol=1e-6)
     assert not out[0, 0, 0, 1].any()
 
 
 def test_random_keys_belong_to_scenes_and_steps():
-    keys = jax.random.key_data(jnp.stack([*scene_keys(0, 3, 4), *scene_keys(0, 4, 4), *scene_keys(1, 3, 4)]))
+    three, four = jnp.asarray(3), jnp.asarray(4)
+    keys = jax.random.key_data(
+        jnp.stack([*scene_keys(0, three, 4), *scene_keys(0, four, 4), *scene_keys(1, three, 4)])
+    )
     assert len(np.unique(keys, axis=0)) == 12
     assert np.array_equal(
-        jax.random.key_data(scene_keys(0, 3, 2)), jax.random.key_data(scene_keys(0, 3, 4)[:2])
+        jax.random.key_data(scene_keys(0, three, 2)), jax.random.key_data(scene_keys(0, three, 4)[:2])
     )
 
 
@@ -94,6 +98,4 @@ def test_the_fingerprint_is_of_the_bytes_in_the_order_of_sorted_names():
     same = dict(reversed(params.items()))
     assert fingerprint(params) == fingerprint(jax.tree.map(jnp.asarray, same))
     assert fingerprint(params) != fingerprint(params | {"b": np.float32([2, 1])})
-    import hashlib
-
     assert fingerprint(params) == hashlib.sha256(np.float32([4, 3, 1, 2]).tobytes()).hexdigest()
