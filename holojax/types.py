@@ -11,7 +11,9 @@ from jax import Array
 
 try:
     from jaxtyping import Bool, Float, Key
-except ModuleNotFoundError:  # a machine with jax and flax alone runs the models; there the shapes are comments
+except (
+    ModuleNotFoundError
+):  # a machine with jax and flax alone runs the models; there the shapes are comments
 
     class _Shaped:
         def __class_getitem__(cls, item: tuple) -> type:
@@ -30,6 +32,8 @@ Keys = Key[Array, "n"]
 SceneKeys = Key[Array, "b"]
 
 __all__ = [
+    "Bool",
+    "Float",
     "FeatureMap",
     "KeyMask",
     "Keys",

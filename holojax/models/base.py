@@ -27,6 +27,8 @@ class SceneModel(nnx.Module):
     """Encode every region where it lies, let the regions see each other, decode each where it lies.
 
     Args:
+        bands: channels of the images.
+        classes: channels of the logits.
         encoder: offers stages; knows nothing of the mesh.
         mixers: how the regions see each other after an encoder stage, by the stage's number.
         decoder: turns the pyramid into logits.
@@ -39,6 +41,8 @@ class SceneModel(nnx.Module):
     def __init__(
         self,
         *,
+        bands: int,
+        classes: int,
         encoder: Encoder,
         mixers: dict[int, SceneLayer],
         decoder: Decoder,
@@ -52,6 +56,7 @@ class SceneModel(nnx.Module):
         if border not in BORDERS:
             raise ConfigError(f"model.border: expected one of {', '.join(BORDERS)}, found {border!r}.")
         BORDERS[border]()  # a mode that cannot be had is refused now, not at the first image
+        self.bands, self.classes = bands, classes
         self.encoder, self.decoder, self.aux = encoder, decoder, aux
         self.mixers = nnx.Dict({str(stage): mixer for stage, mixer in mixers.items()})
         self.grid, self.border, self.placement = grid, border, placement

@@ -38,6 +38,8 @@ def build_model(model: Mapping[str, Any], seed: int = 0) -> SceneModel:
     aux = cfg["aux"] and {key: value for key, value in cfg["aux"].items() if key != "weight"}
     context = cfg["context"]
     return MODELS[cfg["name"]](
+        bands=cfg["bands"],
+        classes=cfg["classes"],
         encoder=encoder,
         mixers=_mixers(context, encoder.channels, rngs),
         decoder=_decoder(cfg["decoder"], encoder.channels, cfg["classes"], rngs),

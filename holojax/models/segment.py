@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
@@ -18,11 +19,11 @@ from holojax.parallel.regions import RegionGrid, RegionShard
 
 def segment(
     model: SceneModel,
-    images: jax.Array,
+    images: jax.Array | np.ndarray,
     layout: Layout,
     *,
     output: str = "logits",
-    valid: jax.Array | None = None,
+    valid: jax.Array | np.ndarray | None = None,
 ) -> jax.Array | tuple[jax.Array, ...]:
     """Segment whole scenes on the devices of `layout`: split, place, run, stitch.
 
@@ -44,6 +45,8 @@ def segment(
     """
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ConfigError(f"segment: expected float images [b H W c], found {images.dtype} {images.shape}.")
+    if images.shape[-1] != model.bands:
+        raise ConfigError(f"segment: expected {model.bands} bands (model.bands), found {images.shape[-1]}.")
     if output not in ("logits", "features"):
         raise ConfigError(f"segment: output is 'logits' or 'features', found {output!r}.")
     b, height, width = images.shape[:3]
