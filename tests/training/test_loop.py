@@ -123,17 +123,25 @@ def a_state(step=0):
 
 def a_step(losses):
     def step(state, batch):
-        new = State(state.step + 1, jnp.asarray(losses[batch]), state.weights, ())
+        new = State(state.step + 1, jnp.asarray(losses[int(batch["number"])]), state.weights, ())
         return new, {"loss": new.loss}
 
     return step
+
+
+def numbered(count):
+    return [{"number": jnp.asarray(number)} for number in range(count)]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_kept():
     seen = []
     with pytest.raises(HoloJAXError, match="step 3: the loss is nan"):
         run(
-            a_step([1.0, 2.0, np.nan, 4.0]), a_state(), range(4), 4, [lambda moment: seen.append(moment.step)]
+            a_step([1.0, 2.0, np.nan, 4.0]),
+            a_state(),
+            numbered(4),
+            4,
+            [lambda moment: seen.append(moment.step)],
         )
     assert seen == [1, 2]
 
@@ -145,7 +153,7 @@ def test_hooks_act_when_they_are_due_and_after_the_last_step():
         if moment.due(2):
             seen.append(moment.step)
 
-    state, figures = run(a_step([5.0, 4.0, 3.0]), a_state(2), range(3), 5, [hook])
+    state, figures = run(a_step([5.0, 4.0, 3.0]), a_state(2), numbered(3), 5, [hook])
     assert seen == [4, 5]
     assert int(state.step) == 5
     assert figures["loss"] == 3.0
