@@ -46,10 +46,10 @@ class SceneLayer(nnx.Module):
                 f"context.heads: expected a divisor of the {channels} channels of the stage, found {heads}."
             )
         self.heads, self.kv_pool, self.drop_path = heads, kv_pool, drop_path
-        self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=_INIT, rngs=rngs)
         self.proj = nnx.Linear(channels, channels, kernel_init=_INIT, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         hidden = int(channels * mlp_ratio)
         self.fc1 = nnx.Linear(channels, hidden, kernel_init=_INIT, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, channels, kernel_init=_INIT, rngs=rngs)

@@ -13,7 +13,13 @@ from holojax.types import Float, Keys
 
 
 class Decoder(nnx.Module):
-    """Turn a pyramid of maps into class scores. A subclass gives `scores`."""
+    """Turn a pyramid of maps into class scores. A subclass gives `scores`.
+
+    Attributes:
+        needs_pyramid: whether each map has to be finer than the next.
+    """
+
+    needs_pyramid = False
 
     def __call__(
         self,

@@ -27,6 +27,8 @@ class UPerNet(Decoder):
         rngs: source of the first weights.
     """
 
+    needs_pyramid = True
+
     def __init__(
         self,
         *,

@@ -17,6 +17,24 @@ STAGES = 4
 Mix = Callable[[int, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+# each(f, *arrays [n ...]) -> f of them, f taking and giving arrays whose first axis counts regions
+Each = Callable[..., Any]
+
+
+def at_once(f: Callable[..., Any], *arrays: Any) -> Any:
+    """Apply `f` to all regions at once."""
+    return f(*arrays)
+
+
+def one_by_one(f: Callable[..., Any], *arrays: Any) -> Any:
+    """Apply `f` to one region after the other: the memory of one, the result of all."""
+
+    def alone(region: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], f(*jax.tree.map(lambda x: x[None], region)))
+
+    return jax.lax.map(alone, arrays)
+
+
 class Encoder(nnx.Module):
     """Turn images into a pyramid of four maps.
 
@@ -37,6 +55,7 @@ class Encoder(nnx.Module):
         borders: Borders = ISOLATED,
         keys: Keys | None = None,
         mix: Mix | None = None,
+        each: Each = at_once,
     ) -> tuple[jax.Array, ...]:
         """Encode images [n h w bands], already normalised, to the maps of the four stages [n h w c].
 
@@ -51,13 +70,13 @@ class Encoder(nnx.Module):
             One map per stage, with the output norms that the imported source has.
         """
         maps = []
-        x, extra = self.embed(images, borders)
+        x, extra = each(lambda x: self.embed(x, borders), images)
         for i in range(STAGES):
-            x, extra = self.stage(i, x, extra, borders, keys)
+            x, extra = each(lambda x, extra, i=i: self.stage(i, x, extra, borders, keys), x, extra)
             x, side = mix(i, x) if mix else (x, x)
-            maps.append(self.normalize(i, side))
+            maps.append(each(lambda side, i=i: self.normalize(i, side), side))
             if i + 1 < STAGES:
-                x = self.downsample(i, x, borders)
+                x = each(lambda x, i=i: self.downsample(i, x, borders), x)
         return tuple(maps)
 
     def embed(self, images: jax.Array, borders: Borders) -> tuple[jax.Array, Any]:

@@ -74,12 +74,12 @@ def predict_scene(
             writer.write(model.grid.window(region, reader.height, reader.width), part)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _classify(graph: Any, layout: Layout, pixels: tuple, state: Any, image: jax.Array, valid: jax.Array) -> jax.Array:
     def block(state: Any, image: jax.Array, valid: jax.Array) -> jax.Array:
         model = nnx.merge(graph, state)
-        logits = model(normalize(image, valid, *pixels), valid, RegionShard(model.grid))
-        return jnp.where(valid, logits.argmax(-1), NODATA).astype(jnp.uint8)
+        classes = model(normalize(image, valid, *pixels), valid, RegionShard(model.grid), output="classes")
+        return jnp.where(valid, classes, jnp.uint8(NODATA))
 
     place = P(DATA, REGION)
     return layout.shard(block, in_specs=(P(), place, place), out_specs=place)(state, image, valid)

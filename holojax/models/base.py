@@ -11,14 +11,14 @@ from holojax.borders import Isolated
 from holojax.borders.exact import Exact
 from holojax.context.layer import SceneLayer
 from holojax.decoders.base import Decoder
-from holojax.encoders.base import Encoder
+from holojax.decoders.pyramid import FeaturePyramid
+from holojax.encoders.base import Encoder, at_once, one_by_one
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import derive_keys
 from holojax.parallel.mesh import DATA
 from holojax.parallel.regions import RegionGrid, RegionShard
 from holojax.types import RegionMask, RegionStack, SceneKeys
 
-OUTPUTS = ("logits", "features", "train")
 BORDERS = {"isolated": Isolated, "exact": Exact}
 PLACEMENTS = ("side", "trunk")
 
@@ -32,6 +32,7 @@ class SceneModel(nnx.Module):
         encoder: offers stages; knows nothing of the mesh.
         mixers: how the regions see each other after an encoder stage, by the stage's number.
         decoder: turns the pyramid into logits.
+        pyramid: makes a pyramid of maps of one resolution before the decoder, or None.
         aux: a second decoder for training alone, or None.
         grid: the regions of a scene.
         border: what a region's encoder and decoder see beyond its edge, "isolated" or "exact".
@@ -48,6 +49,7 @@ class SceneModel(nnx.Module):
         decoder: Decoder,
         aux: Decoder | None,
         grid: RegionGrid,
+        pyramid: FeaturePyramid | None = None,
         border: str = "isolated",
         placement: str = "side",
     ) -> None:
@@ -57,7 +59,7 @@ class SceneModel(nnx.Module):
             raise ConfigError(f"model.border: expected one of {', '.join(BORDERS)}, found {border!r}.")
         BORDERS[border]()  # a mode that cannot be had is refused now, not at the first image
         self.bands, self.classes = bands, classes
-        self.encoder, self.decoder, self.aux = encoder, decoder, aux
+        self.encoder, self.decoder, self.aux, self.pyramid = encoder, decoder, aux, pyramid
         self.mixers = nnx.Dict({str(stage): mixer for stage, mixer in mixers.items()})
         self.grid, self.border, self.placement = grid, border, placement
 
@@ -76,11 +78,13 @@ class SceneModel(nnx.Module):
             valid: bool [b r h w], False on padding and where the scene has no data; None: all valid.
             shard: place of the regions on the mesh.
             keys: one PRNG key a scene [b] for drop path and dropout; None: nothing is dropped.
-            output: "logits", "features" or "train".
+            output: "logits", "classes", "features" or "train".
 
         Returns:
-            "logits": float32 [b r h w k]. "features": what the decoder gets, one map [b r h w c] a stage. "train": a
-            dict of `logits` and `aux` (logits of the auxiliary decoder, or None).
+            "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; regions are encoded and
+            decoded one after the other, so that logits of one region at a time exist. "features": what the decoder
+            gets, one map [b r h w c] a stage. "train": a dict of `logits` and `aux` (logits of the auxiliary decoder,
+            or None).
         """
         b, r, h, w, _ = images.shape
         pixels = None if valid is None else _fold(valid)
@@ -96,10 +100,18 @@ class SceneModel(nnx.Module):
             y = _fold(mixer(_unfold(x, b), tokens, shard, derive_keys(keys, 3 + stage)))
             return (y, y) if self.placement == "trunk" else (x, y)
 
-        maps = self.encoder(_fold(images), borders, derive_keys(region_keys, 0), mix)
+        each = one_by_one if output == "classes" else at_once
+        maps = self.encoder(_fold(images), borders, derive_keys(region_keys, 0), mix, each)
         if output == "features":
             return tuple(_unfold(x, b) for x in maps)
-        logits = _unfold(self.decoder(maps, (h, w), borders, derive_keys(region_keys, 1)), b)
+
+        def decode(*maps: jax.Array) -> jax.Array:
+            maps = maps if self.pyramid is None else self.pyramid(maps, borders)
+            return self.decoder(maps, (h, w), borders, derive_keys(region_keys, 1))
+
+        if output == "classes":
+            return _unfold(one_by_one(lambda *maps: decode(*maps).argmax(-1).astype(jnp.uint8), *maps), b)
+        logits = _unfold(decode(*maps), b)
         if output == "logits":
             return logits
         aux = self.aux and _unfold(self.aux(maps, (h, w), borders, derive_keys(region_keys, 2)), b)

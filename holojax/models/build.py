@@ -12,6 +12,7 @@ from holojax.context import MIXERS
 from holojax.context.layer import SceneLayer
 from holojax.decoders import DECODERS
 from holojax.decoders.base import Decoder
+from holojax.decoders.pyramid import FeaturePyramid
 from holojax.encoders import ENCODERS
 from holojax.encoders.base import Encoder
 from holojax.errors import ConfigError
@@ -37,14 +38,17 @@ def build_model(model: Mapping[str, Any], seed: int = 0) -> SceneModel:
     encoder = _encoder(cfg["encoder"], cfg["bands"], rngs)
     aux = cfg["aux"] and {key: value for key, value in cfg["aux"].items() if key != "weight"}
     context = cfg["context"]
+    decoder = _decoder(cfg["decoder"], encoder.channels, cfg["classes"], rngs)
+    flat = decoder.needs_pyramid and len(set(encoder.strides)) == 1
     return MODELS[cfg["name"]](
         bands=cfg["bands"],
         classes=cfg["classes"],
         encoder=encoder,
         mixers=_mixers(context, encoder.channels, rngs),
-        decoder=_decoder(cfg["decoder"], encoder.channels, cfg["classes"], rngs),
+        decoder=decoder,
         aux=aux and _decoder(aux, encoder.channels, cfg["classes"], rngs),
         grid=RegionGrid(*cfg["regions"]),
+        pyramid=FeaturePyramid(channels=encoder.channels[0], rngs=rngs) if flat else None,
         border=cfg["border"],
         placement=context.get("placement", "side"),
     )

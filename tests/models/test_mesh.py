@@ -46,9 +46,7 @@ def gradients(model, images, labels, layout):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def block(params, rest, keys, images, labels, valid):
-        out = nnx.merge(graph, params, nnx.as_pure(rest))(
-            images, valid, RegionShard(grid), keys=keys, output="train"
-        )
+        out = nnx.merge(graph, params, nnx.as_pure(rest))(images, valid, RegionShard(grid), keys=keys, output="train")
         total = 0.0
         for logits in out.values():
             if logits is not None:
@@ -80,8 +78,7 @@ def on_one_device(name):
 
 @pytest.mark.parametrize(
     ("name", "data", "region"),
-    [(name, *mesh) for name in ("rest", "ringformer") for mesh in ((1, 2), (2, 4), (1, 8))]
-    + [("paper", 1, 8)],
+    [(name, *mesh) for name in ("rest", "ringformer") for mesh in ((1, 2), (2, 4), (1, 8))] + [("paper", 1, 8)],
 )
 def test_logits_and_gradients_do_not_depend_on_the_devices(name, data, region):
     model, images, labels, logits, (loss, derivative) = on_one_device(name)
@@ -90,9 +87,30 @@ def test_logits_and_gradients_do_not_depend_on_the_devices(name, data, region):
     found_loss, found = gradients(model, images, labels, layout)
     np.testing.assert_allclose(found_loss, loss, rtol=1e-5)
     for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(derivative), strict=True):
-        np.testing.assert_allclose(
-            a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2), err_msg=jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2), err_msg=jax.tree_util.keystr(path))
+
+
+def test_regions_one_by_one_give_the_classes_of_all_at_once():
+    vit_pyramid = RINGFORMER | dict(decoder=dict(name="upernet", channels=8, pool_scales=(1, 2)))
+    images = np.random.default_rng(0).normal(size=(1, 32, 96, 3)).astype(np.float32)
+    for config in (REST, vit_pyramid):
+        model, layout, grid = holojax.build_model(config, seed=1), Layout.create(region=2), RegionGrid(2, 4)
+        graph, state = nnx.split(model)
+
+        def block(state, images, output, graph=graph, grid=grid):
+            return nnx.merge(graph, state)(images, None, RegionShard(grid), output=output)
+
+        place = P(DATA, REGION)
+        logits, classes = (
+            jax.jit(layout.shard(functools.partial(block, output=output), in_specs=(P(), place), out_specs=place))(
+                nnx.as_pure(state), grid.split(images)
+            )
+            for output in ("logits", "classes")
         )
+        assert classes.dtype == jnp.uint8
+        chosen = np.take_along_axis(np.asarray(logits), np.asarray(classes)[..., None].astype(int), -1)[..., 0]
+        np.testing.assert_allclose(chosen, np.asarray(logits).max(-1), atol=1e-5)
+        assert np.ptp(np.asarray(logits), axis=-1).min() > 1e-4, "any other class would have been noticed"
 
 
 def test_padding_beyond_the_scene_is_seen_by_no_other_region():
@@ -104,9 +122,7 @@ def test_padding_beyond_the_scene_is_seen_by_no_other_region():
     found = holojax.segment(model, padded, Layout.create(region=8), valid=valid)
     np.testing.assert_allclose(found[:, :HEIGHT, :WIDTH], logits, atol=1e-4)
     noise = np.where(valid[..., None], padded, 7.0)
-    np.testing.assert_allclose(
-        holojax.segment(model, noise, Layout.create(region=8), valid=valid), found, atol=1e-4
-    )
+    np.testing.assert_allclose(holojax.segment(model, noise, Layout.create(region=8), valid=valid), found, atol=1e-4)
 
 
 def test_regions_see_each_other_through_the_mixers_alone():

@@ -35,10 +35,7 @@ def normalized(image):
 def ranks(numbers, name):
     """Arrays of the four ranks as regions in row-major order, channels last: the official order is column-major."""
     order = [0, 2, 1, 3]
-    return [
-        np.moveaxis(numbers[f"rank{r}_{name}"], 1, -1) if f"rank{r}_{name}" in numbers else None
-        for r in order
-    ]
+    return [np.moveaxis(numbers[f"rank{r}_{name}"], 1, -1) if f"rank{r}_{name}" in numbers else None for r in order]
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +55,7 @@ def test_stages_logits_and_classes_are_those_of_the_official_code(model):
         for region, expected in enumerate(ranks(numbers, f"stage{stage}")):
             if expected is not None:
                 part = RegionGrid(2, 2).split(np.asarray(found))[:, region]
-                np.testing.assert_allclose(
-                    part, expected, atol=2e-5, err_msg=f"stage {stage}, region {region}"
-                )
+                np.testing.assert_allclose(part, expected, atol=2e-5, err_msg=f"stage {stage}, region {region}")
                 compared += 1
     assert compared == 14
     logits = np.moveaxis(holojax.segment(model, images, layout), -1, 1)
@@ -92,9 +87,7 @@ def test_loss_and_gradients_are_those_of_the_official_code(model):
     found, (dparams, dimages) = derive(params, rest, images, labels)
 
     losses = json.loads(shared("parity_fixtures/rest_swin_upernet.json").read_text())["grad"]
-    expected = np.mean(
-        [losses[f"rank{r}_losses"][f"{head}.loss_ce"] for r in range(4) for head in ("decode", "aux")]
-    )
+    expected = np.mean([losses[f"rank{r}_losses"][f"{head}.loss_ce"] for r in range(4) for head in ("decode", "aux")])
     np.testing.assert_allclose(found, 2 * expected, rtol=1e-6)
     for region, expected in enumerate(ranks(numbers, "input_grad")):
         np.testing.assert_allclose(4 * dimages[:, region], expected, atol=1e-4 * np.abs(expected).max())
@@ -110,9 +103,7 @@ def test_loss_and_gradients_are_those_of_the_official_code(model):
     ):
         if not np.array_equal(expected, weight):
             scale = max(np.abs(expected).max(), 1e-3)
-            np.testing.assert_allclose(
-                gradient, expected, atol=1e-4 * scale, err_msg=jax.tree_util.keystr(path)
-            )
+            np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale, err_msg=jax.tree_util.keystr(path))
             compared += 1
     assert compared == len(recorded)
 
