@@ -21,7 +21,9 @@ def get_config(arg=None):
         name="tiny",
         model=dict(
             name="ringformer", bands=3, classes=5, regions=(2, 2),
-            encoder=dict(name="vit", dim=8, depth=4, heads=2, patch=8, pos="sincos", mlp_ratio=1.0, drop_path=0.2),
+            encoder=dict(
+                name="vit", dim=8, depth=4, heads=2, patch=8, pos="sincos", mlp_ratio=1.0, drop_path=0.2
+            ),
             context=dict(name="cdcr", heads=2, stages=(3,), mlp_ratio=1.0),
             decoder=dict(name="setr", channels=8, dropout=0.1),
         ),
@@ -72,7 +74,7 @@ def test_training_ends_with_one_line_of_json(run):
 def test_killed_and_called_again_it_ends_with_the_same_weights(run, config, tmp_path):
     whole = json.loads(run[1].stdout)
     arguments = [f"--config={config}", f"--workdir={tmp_path}", "--virtual_devices=4"]
-    slow = f"import time; from holojax.training import hooks; hooks.Progress.__call__ = lambda *_: time.sleep(0.5)"
+    slow = "import time; from holojax.training import hooks; hooks.Progress.__call__ = lambda *_: time.sleep(0.5)"
     script = (
         f"{slow}; import runpy; runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
     )
