@@ -54,7 +54,7 @@ def get_config(arg: str | None = None):
         model["aux"] |= dict(channels=16)
         data |= dict(root="data/fbp_tiny", window=(72, 72), generator="fbp")
         data |= dict(generate=dict(size=72, train=8, val=2), batch=2)
-        train |= dict(steps=60, learning_rate=1e-3, log_every=10, evaluate_every=0)
+        train |= dict(steps=200, learning_rate=5e-3, log_every=20, evaluate_every=0)
     return experiment(name=f"fbp_{arg}" if arg else "fbp", model=model, data=data, train=train)
 
 

@@ -30,7 +30,7 @@ MODELS = {
     "ringformer": dict(
         name="ringformer",
         encoder=dict(name="vit", dim=96, depth=6, heads=4, patch=16, pos="none"),
-        context=dict(name="cdcr", heads=4, stages=(1, 3), kv_pool=2, mlp_ratio=2.0),
+        context=dict(name="cdcr", heads=4, stages=(1, 3), kv_pool=2, placement="trunk", mlp_ratio=2.0),
         decoder=dict(name="setr", channels=64),
     ),
 }

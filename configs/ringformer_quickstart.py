@@ -22,7 +22,7 @@ def get_config(arg: str | None = None):
             classes=5,
             regions=(2, 2),
             encoder=dict(name="vit", dim=96, depth=4, heads=4, patch=8, pos="none"),
-            context=dict(name="cdcr", heads=4, stages=(1, 2), mode="exact", mlp_ratio=2.0),
+            context=dict(name="cdcr", heads=4, stages=(1, 3), mode="exact", placement="trunk", mlp_ratio=2.0),
             decoder=dict(name="setr", variant="naive", channels=64),
         ),
         data=dict(
