@@ -74,7 +74,10 @@ def test_training_ends_with_one_line_of_json(run):
 def test_killed_and_called_again_it_ends_with_the_same_weights(run, config, tmp_path):
     whole = json.loads(run[1].stdout)
     arguments = [f"--config={config}", f"--workdir={tmp_path}", "--virtual_devices=4"]
-    slow = "import time; from holojax.training.hooks import Progress as P; P.__call__ = lambda *_: time.sleep(0.5)"
+    slow = (
+        "import time; from holojax.training.hooks import Progress; "
+        "Progress.__call__ = lambda *_: time.sleep(0.5)"
+    )
     script = (
         f"{slow}; import runpy; runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
     )
