@@ -42,13 +42,14 @@ def get_config(arg: str | None = None):
             palette=((200, 200, 190), (220, 60, 50)),
             mean=(106.2, 107.6, 101.9),
             std=(51.7, 45.9, 46.0),
-            nodata=255,
+            nodata=255,  # two white holes, which the file does not declare
+            nodata_tolerance=10,  # JPEG frays their rim
             window=(1024, 1024),
             batch=1,
         ),
         augment=dict(brightness=0.2, contrast=0.2),
         train=dict(
-            steps=300,
+            steps=200,
             learning_rate=1e-3,
             schedule="cosine",
             warmup=20,

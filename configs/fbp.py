@@ -22,9 +22,7 @@ def get_config(arg: str | None = None):
         bands=3,
         classes=24,
         regions=(2, 4),
-        encoder=dict(
-            name="swin", embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=7, drop_path=0.3
-        ),
+        encoder=dict(name="swin", embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=7, drop_path=0.3),
         context=dict(name="spim", heads=8, stages=(0, 1, 2, 3)),
         decoder=dict(name="upernet", channels=512),
         aux=dict(name="fcn", stage=2, channels=256, weight=0.4),

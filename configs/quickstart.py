@@ -21,9 +21,7 @@ def get_config(arg: str | None = None):
             bands=3,
             classes=5,
             regions=(2, 2),
-            encoder=dict(
-                name="swin", embed_dim=32, depths=(1, 1, 1, 1), heads=(2, 4, 8, 8), window=6, drop_path=0.0
-            ),
+            encoder=dict(name="swin", embed_dim=32, depths=(1, 1, 1, 1), heads=(2, 4, 8, 8), window=6, drop_path=0.0),
             context=dict(name="spim", heads=4, stages=(1,), mlp_ratio=2.0),
             decoder=dict(name="upernet", channels=48, dropout=0.0),
             aux=None,

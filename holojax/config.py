@@ -310,9 +310,7 @@ def _part(section: dict[str, Any], table: dict[str, dict], path: str) -> dict[st
     return {"name": name, **_fill(section, table[name], f"{path} ({name})")}
 
 
-def _fill(
-    given: Mapping[str, Any], defaults: Mapping[str, Any], path: str, known: tuple = ()
-) -> dict[str, Any]:
+def _fill(given: Mapping[str, Any], defaults: Mapping[str, Any], path: str, known: tuple = ()) -> dict[str, Any]:
     for key in given:
         if key not in defaults:
             raise ConfigError(f"{path}: " + nearest(key, (*defaults, *known), "key"))
@@ -340,9 +338,7 @@ def _value(value: Any, default: Any, path: str) -> Any:
     if isinstance(default, bool) or isinstance(value, bool):
         return _expect(value, path, "True or False", isinstance(value, bool) and isinstance(default, bool))
     if isinstance(default, int):
-        return int(
-            _expect(value, path, "a whole number", isinstance(value, int | float) and value == int(value))
-        )
+        return int(_expect(value, path, "a whole number", isinstance(value, int | float) and value == int(value)))
     if isinstance(default, float):
         return float(_expect(value, path, "a number", isinstance(value, int | float)))
     if isinstance(default, tuple):

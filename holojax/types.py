@@ -11,9 +11,7 @@ from jax import Array
 
 try:
     from jaxtyping import Bool, Float, Key
-except (
-    ModuleNotFoundError
-):  # a machine with jax and flax alone runs the models; there the shapes are comments
+except ModuleNotFoundError:  # a machine with jax and flax alone runs the models; there the shapes are comments
 
     class _Shaped:
         def __class_getitem__(cls, item: tuple) -> type:
@@ -33,8 +31,8 @@ SceneKeys = Key[Array, "b"]
 
 __all__ = [
     "Bool",
-    "Float",
     "FeatureMap",
+    "Float",
     "KeyMask",
     "Keys",
     "KeysValues",

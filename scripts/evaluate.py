@@ -16,9 +16,7 @@ from holojax.checkpoints.store import load_config
 from holojax.training import command, evaluate_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Split to evaluate on; by default the configuration's evaluate.split."
-)
+_SPLIT = flags.DEFINE_string("split", None, "Split to evaluate on; by default the configuration's evaluate.split.")
 _ROOT = flags.DEFINE_string("root", None, "Folder of the data; by default the configuration's data.root.")
 flags.mark_flag_as_required("workdir")
 

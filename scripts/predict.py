@@ -26,11 +26,14 @@ def main() -> None:
     started = time.perf_counter()
     layout = command.layout_for(load_config(_WORKDIR.value).model.regions)
     model, cfg, step = load_model(_WORKDIR.value, layout, _STEP.value)
-    holojax.predict_scene(model, _INPUT.value, _OUTPUT.value, layout, data=cfg.data)
+    holojax.predict_scene(model, _INPUT.value, _OUTPUT.value, layout, data=cfg.data, report=tell)
     seconds = time.perf_counter() - started
-    print(
-        f"{_OUTPUT.value}: step {step}, {layout.describe(model.grid.count)}, {seconds:.1f} s", file=sys.stderr
-    )
+    tell(f"{_OUTPUT.value}: done, model of step {step}, {seconds:.1f} s")
+
+
+def tell(text: str) -> None:
+    """Say on the terminal what is being done."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train a model on whole scenes.
 
-    python scripts/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python scripts/train.py --config=configs/quickstart.py
     python scripts/train.py --config=configs/fbp.py:tiny --workdir=runs/tiny --config.train.steps=100
 
 Progress goes to the terminal (stderr) and to WORKDIR/log.txt; the last line on stdout is JSON with step,
@@ -18,21 +18,19 @@ from holojax.training import command, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration: configs/NAME.py[:VARIANT].")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of this run: configuration, checkpoints, log, events."
+    "workdir", None, "Folder of this run: configuration, checkpoints, log, events; by default runs/NAME."
 )
-_RESUME = flags.DEFINE_enum(
-    "resume", "auto", ["auto", "never"], "auto: go on from WORKDIR's newest checkpoint."
-)
-flags.mark_flags_as_required(["config", "workdir"])
+_RESUME = flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: go on from WORKDIR's newest checkpoint.")
+flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Train as the flags say."""
     cfg = config.experiment(**_CONFIG.value.to_dict())
-    result = train(cfg, _WORKDIR.value, command.layout_for(cfg.model.regions), resume=_RESUME.value)
+    workdir = _WORKDIR.value or f"runs/{cfg.name}"
+    result = train(cfg, workdir, command.layout_for(cfg.model.regions), resume=_RESUME.value)
     finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in result.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in result.items()
     }
     print(json.dumps(finite), flush=True)
 

@@ -97,9 +97,7 @@ def test_any_mapping_will_do():
 
 
 def test_a_configuration_survives_json():
-    cfg = config.experiment(
-        model={"context": None}, data={"label_map": ((0, 255), (1, 0)), "window": (64, 64)}
-    )
+    cfg = config.experiment(model={"context": None}, data={"label_map": ((0, 255), (1, 0)), "window": (64, 64)})
     text = config.to_json(cfg)
     assert json.loads(text)["model"]["context"] == {"name": "none"}
     assert config.from_json(text) == cfg

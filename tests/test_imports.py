@@ -51,9 +51,7 @@ def test_every_configuration_and_variant_completes(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
 def test_every_script_explains_itself(path):
-    done = subprocess.run(
-        [sys.executable, path, "--help"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert f"python scripts/{path.name}" in done.stdout, done.stderr
 
 

@@ -75,9 +75,7 @@ class Borders(abc.ABC):
         """Compute h_t = a_t h_(t-1) + b_t along "rows" (downwards) or "cols" (rightwards), or back."""
 
     @abc.abstractmethod
-    def sample(
-        self, x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]
-    ) -> Float[jax.Array, "n m c"]:
+    def sample(self, x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]) -> Float[jax.Array, "n m c"]:
         """Read maps bilinearly at (row, column) in pixels of the region; zero where nothing lies."""
 
     @abc.abstractmethod

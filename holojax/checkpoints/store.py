@@ -44,9 +44,7 @@ def save_config(workdir: str | Path, cfg: Section) -> None:
         draft.write_text(config.to_json(cfg))
         os.replace(draft, path)
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}). Give another --workdir."
-        ) from error
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}). Give another --workdir.") from error
 
 
 def load_config(workdir: str | Path) -> Any:
@@ -100,9 +98,7 @@ class Store:
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         except OSError as error:
-            raise CheckpointError(
-                f"{self.folder}: cannot be used ({error}). Give another --workdir."
-            ) from error
+            raise CheckpointError(f"{self.folder}: cannot be used ({error}). Give another --workdir.") from error
 
     def __enter__(self) -> "Store":
         return self
@@ -145,16 +141,12 @@ class Store:
         step = self.latest() if step is None else step
         there = list(self._manager.all_steps())
         if step is None:
-            raise CheckpointError(
-                f"{self.folder}: no checkpoint here. Train first, or give another --workdir."
-            )
+            raise CheckpointError(f"{self.folder}: no checkpoint here. Train first, or give another --workdir.")
         if step not in there:
             raise CheckpointError(f"{self.folder}: no checkpoint {step}; there are {there}.")
         wanted = {path: ocp.utils.to_shape_dtype_struct(leaf) for path, leaf in _flat(target).items()}
         self._check(item, step, wanted)
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
-        )
+        found = self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))
         leaves = [found[item][path] for path in wanted]
         return jax.tree.unflatten(jax.tree.structure(target), leaves)
 

@@ -55,9 +55,7 @@ def read_weights(path: str | pathlib.Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: cannot be read ({type(error).__name__}: {error}); it may be truncated, get it again."
         ) from error
-    raise WeightsError(
-        f"{path}: expected .safetensors or {', '.join(_TORCH)}, found {path.suffix or 'no suffix'!r}."
-    )
+    raise WeightsError(f"{path}: expected .safetensors or {', '.join(_TORCH)}, found {path.suffix or 'no suffix'!r}.")
 
 
 def unwrap(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,9 +78,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, Any]:
         if len(names) != 1:
             raise WeightsError(f"{path}: expected one data.pkl in the archive, found {len(names)}.")
         folder = names[0].removesuffix("data.pkl")
-        order = (
-            archive.read(folder + "byteorder") if folder + "byteorder" in archive.namelist() else b"little"
-        )
+        order = archive.read(folder + "byteorder") if folder + "byteorder" in archive.namelist() else b"little"
         if order != b"little":
             raise WeightsError(f"{path}: expected little-endian numbers, found {order.decode()}.")
         with archive.open(names[0]) as file:
@@ -144,9 +140,7 @@ class _Skipped:
         """Take an item of a set and forget it."""
 
 
-def _tensor(
-    storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> np.ndarray:
+def _tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     # Checked because the file decides where is read: outside the storage lies foreign memory.
     if 0 not in shape and (offset < 0 or min(stride, default=0) < 0 or last >= len(storage)):

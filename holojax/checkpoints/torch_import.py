@@ -81,9 +81,7 @@ def import_weights(
     return plan.report()
 
 
-def check_names(
-    module: nnx.Module, shapes: Mapping[str, Sequence[int]], source: str = "rest"
-) -> ImportReport:
+def check_names(module: nnx.Module, shapes: Mapping[str, Sequence[int]], source: str = "rest") -> ImportReport:
     """Check the names and shapes of a file against a module, without values.
 
     `module` may be abstract (made under `nnx.eval_shape`), so a model of any size can be checked. Otherwise
@@ -194,9 +192,7 @@ def _parts(module: nnx.Module, shapes: Mapping[str, Shape], table: KeyMap) -> tu
         part = "aux" if auxiliary else "decoder"
         return {part}, part
     if not hasattr(module, "encoder"):
-        raise WeightsError(
-            f"import_weights: expected a model, an encoder or a decoder, found {type(module).__name__}."
-        )
+        raise WeightsError(f"import_weights: expected a model, an encoder or a decoder, found {type(module).__name__}.")
     return {part for part in table.parts if getattr(module, part, None) is not None}, None
 
 

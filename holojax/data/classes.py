@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+from collections.abc import Sequence
 
 from holojax.errors import ConfigError
 
@@ -49,6 +50,14 @@ class ClassTable:
         )
         palette = tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours)
         return cls(tuple(f"class {index}" for index in range(count)), palette)
+
+    @classmethod
+    def complete(
+        cls, count: int, names: Sequence[str] = (), palette: Sequence[tuple[int, int, int]] = ()
+    ) -> ClassTable:
+        """Make a table of `count` classes; names or colours that are not given are those of `numbered`."""
+        numbered = cls.numbered(count)
+        return cls(tuple(names) or numbered.names, tuple(palette) or numbered.palette)
 
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
         """Return the colour table of a GeoTIFF: opaque class colours, transparent black for 255 (nodata)."""

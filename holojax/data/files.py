@@ -51,9 +51,7 @@ def write_geotiff(
         target.write(bands)
 
 
-def write_once(
-    folder: str | os.PathLike[str], parameters: Mapping[str, Any], fill: Callable[[Path], None]
-) -> Path:
+def write_once(folder: str | os.PathLike[str], parameters: Mapping[str, Any], fill: Callable[[Path], None]) -> Path:
     """Make a folder by `fill(temporary folder)`, unless it is there already, made with the same parameters.
 
     The folder appears under its name when it is complete, with a record of its parameters; an interrupted run
@@ -71,9 +69,7 @@ def write_once(
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise RasterError(
-            f"{folder}: cannot be made ({error.strerror}). Choose a writable folder."
-        ) from error
+        raise RasterError(f"{folder}: cannot be made ({error.strerror}). Choose a writable folder.") from error
     try:
         fill(temporary)
         record = dict(parameters=wanted, files=_count(temporary))

@@ -64,9 +64,7 @@ class LabelReader:
                     f"If it is coloured, convert colours to class numbers first."
                 )
             if np.dtype(source.dtypes[0]).kind not in "ui":
-                raise LabelError(
-                    f"{path}: expected integer class numbers, found {source.dtypes[0]}. Convert it."
-                )
+                raise LabelError(f"{path}: expected integer class numbers, found {source.dtypes[0]}. Convert it.")
             nodata = source.nodatavals[0]
             table = {int(ignore): IGNORE}
             if nodata is not None and float(nodata).is_integer():

@@ -75,9 +75,7 @@ def train_batches(
             picks = [_pick(len(dataset), seed, step * batch + slot) for slot in range(batch)]
             rngs = [np.random.default_rng((seed, _VIEW, step, slot)) for slot in range(batch)]
             scenes = [dataset.scene(index) for index in picks]
-            views = [
-                draw_view(augment, rng, scene.size, window) for rng, scene in zip(rngs, scenes, strict=True)
-            ]
+            views = [draw_view(augment, rng, scene.size, window) for rng, scene in zip(rngs, scenes, strict=True)]
             yield _read_batch(scenes, views, place)
             step += 1
 
@@ -104,11 +102,7 @@ def eval_batches(
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
     _check(grid, layout, batch)
-    items = [
-        (scene, view)
-        for scene in map(dataset.scene, range(len(dataset)))
-        for view in _tiles(scene.size, window)
-    ]
+    items = [(scene, view) for scene in map(dataset.scene, range(len(dataset))) for view in _tiles(scene.size, window)]
     groups = []
     for start in range(0, len(items), batch):
         group = items[start : start + batch]
@@ -125,9 +119,7 @@ def eval_batches(
     return _placed(read(), prefetch)
 
 
-def load_scene(
-    reader: Any, grid: RegionGrid, layout: Layout, *, multiple: int = 1
-) -> tuple[jax.Array, jax.Array]:
+def load_scene(reader: Any, grid: RegionGrid, layout: Layout, *, multiple: int = 1) -> tuple[jax.Array, jax.Array]:
     """Read one scene for prediction, each process the windows of its own regions.
 
     Returns image `[1 r h w c]` in the file's dtype (float64 as float32) and valid bool `[1 r h w]`, placed by
@@ -216,9 +208,7 @@ def _read_batch(scenes: Sequence[Any], views: Sequence[View], place: _Place) -> 
                 parts["image"][key] = _pad(_narrow(pixels), h, w, 0)
                 parts["valid"][key] = _pad(valid, h, w, False)
                 parts["label"][key] = _pad(label, h, w, IGNORE)
-    photometry = {
-        name: np.array([getattr(view, name) for view in views], np.float32) for name in ("gain", "offset")
-    }
+    photometry = {name: np.array([getattr(view, name) for view in views], np.float32) for name in ("gain", "offset")}
 
     def put() -> Batch:
         out = {
@@ -242,9 +232,7 @@ def _own_regions(layout: Layout, shape: tuple[int, ...]) -> list[tuple[int, int]
     """Return the (scene, region) pairs that lie on this process's devices, sorted."""
     found = set()
     for index in layout.scenes.addressable_devices_indices_map(shape).values():
-        slots, regions = (
-            range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True)
-        )
+        slots, regions = (range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True))
         found |= {(slot, region) for slot in slots for region in regions}
     return sorted(found)
 
@@ -253,9 +241,7 @@ def _assemble(parts: dict[tuple[int, int], np.ndarray], shape: tuple[int, ...], 
     """Make the global array of the regions that this process holds."""
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
-        slots, regions = (
-            range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True)
-        )
+        slots, regions = (range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True))
         return np.stack([np.stack([parts[slot, region] for region in regions]) for slot in slots])
 
     return jax.make_array_from_callback(shape, layout.scenes, block)

@@ -55,9 +55,7 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[rasterio.DatasetReader
             yield source
     except RasterioError as error:
         if "://" not in path and not path.startswith("/vsi") and not os.path.exists(path):
-            raise RasterError(
-                f"{path}: no such file. Check the path and that the data are in place."
-            ) from error
+            raise RasterError(f"{path}: no such file. Check the path and that the data are in place.") from error
         cause = error.__cause__ or error
         raise RasterError(
             f"{path}: expected a readable raster, but GDAL says: {cause}. The file is damaged, cut short or "
@@ -120,13 +118,9 @@ class SceneReader:
             picked = _pick_bands(source, bands)
             dtype = np.result_type(*(source.dtypes[band] for band in picked))
             if dtype.kind not in "uif":
-                raise RasterError(
-                    f"{path}: expected integer or float bands, found {dtype}. Convert the file."
-                )
+                raise RasterError(f"{path}: expected integer or float bands, found {dtype}. Convert the file.")
             if nodata is not None and not _fits(nodata, dtype):
-                raise RasterError(
-                    f"{path}: the nodata override {nodata} is no value of {dtype}; change data.nodata."
-                )
+                raise RasterError(f"{path}: the nodata override {nodata} is no value of {dtype}; change data.nodata.")
             if nodata is None:
                 nodata = _own_nodata([source.nodatavals[band] for band in picked], dtype)
             if nodata is not None and dtype.kind in "ui":
@@ -142,9 +136,7 @@ class SceneReader:
         with open_raster(self.path) as source:
             yield functools.partial(self._read, source)
 
-    def read(
-        self, window: Window | None = None
-    ) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
+    def read(self, window: Window | None = None) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
         """Read the pixels of a window (None: the whole scene) and where they are valid.
 
         The window may stick out beyond the bottom and right of the scene. Pixels are `[h w c]` in the file's
@@ -176,9 +168,7 @@ class SceneReader:
         right = min(window.left + window.width + margin, self.width)
         area = RasterWindow(left, top, right - left, bottom - top)
         indexes = [band + 1 for band in self.bands]
-        pixels = np.ascontiguousarray(
-            np.moveaxis(source.read(indexes, window=area, out_dtype=self.dtype), 0, -1)
-        )
+        pixels = np.ascontiguousarray(np.moveaxis(source.read(indexes, window=area, out_dtype=self.dtype), 0, -1))
         valid = np.ones(pixels.shape[:2], bool)
         if margin:
             valid &= ~holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance)

@@ -51,9 +51,7 @@ class SETR(Decoder):
         kernel, self.factors = VARIANTS[variant]
         self.norm = nnx.LayerNorm(channels_in[-1], epsilon=1e-6, use_fast_variance=False, rngs=rngs)
         widths = [channels_in[-1], *[channels] * len(self.factors)]
-        self.convs = nnx.List(
-            ConvNormAct(c, d, kernel=kernel, rngs=rngs) for c, d in itertools.pairwise(widths)
-        )
+        self.convs = nnx.List(ConvNormAct(c, d, kernel=kernel, rngs=rngs) for c, d in itertools.pairwise(widths))
         self.classifier = Classifier(channels, classes, dropout=dropout, rngs=rngs)
 
     def scores(self, maps, borders=ISOLATED, keys=None):

@@ -83,9 +83,7 @@ class Encoder(nnx.Module):
         """Turn images into the first map and what is carried beside it (None if nothing)."""
         raise TypeError(f"{type(self).__name__} does not say how images become tokens: give it `embed`.")
 
-    def stage(
-        self, i: int, x: jax.Array, extra: Any, borders: Borders, keys: Keys | None
-    ) -> tuple[jax.Array, Any]:
+    def stage(self, i: int, x: jax.Array, extra: Any, borders: Borders, keys: Keys | None) -> tuple[jax.Array, Any]:
         """Run the blocks of stage `i` on its map and what is carried beside it."""
         raise TypeError(f"{type(self).__name__} does not say what its stages do: give it `stage`.")
 

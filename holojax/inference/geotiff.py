@@ -67,9 +67,7 @@ class MapWriter:
         self._done: dict[tuple[int, int], int] = {}  # checksums, by block
 
     @classmethod
-    def like(
-        cls, path: str | os.PathLike[str], reader: SceneReader, table: ClassTable | None = None
-    ) -> MapWriter:
+    def like(cls, path: str | os.PathLike[str], reader: SceneReader, table: ClassTable | None = None) -> MapWriter:
         """Make a writer for the map of an opened image: of its size, in its place."""
         return cls(
             path,
@@ -84,13 +82,9 @@ class MapWriter:
         if self.path.is_dir() or not self.path.parent.is_dir():
             found = "a folder" if self.path.is_dir() else "no such folder"
             where = self.path if self.path.is_dir() else self.path.parent
-            raise RasterError(
-                f"{self.path}: the map cannot be written there ({where}: {found}). Choose another path."
-            )
+            raise RasterError(f"{self.path}: the map cannot be written there ({where}: {found}). Choose another path.")
         if self._georeference["crs"] is None:
-            warnings.warn(
-                f"{self.path}: the image has no CRS, so the map has none.", UserWarning, stacklevel=2
-            )
+            warnings.warn(f"{self.path}: the image has no CRS, so the map has none.", UserWarning, stacklevel=2)
         allow_no_georeference()
         with self._failures():
             self._open.enter_context(rasterio.Env(GDAL_NUM_THREADS="2"))

@@ -32,9 +32,7 @@ def image_overview(reader: SceneReader, longest: int = 768) -> UInt8[np.ndarray,
     size = _fit(reader.height, reader.width, longest)
     bands = reader.bands[:3] if len(reader.bands) >= 3 else reader.bands[:1] * 3
     with open_raster(reader.path) as source:
-        pixels = source.read(
-            [band + 1 for band in bands], out_shape=(3, *size), resampling=Resampling.average
-        )
+        pixels = source.read([band + 1 for band in bands], out_shape=(3, *size), resampling=Resampling.average)
     return _stretch(np.moveaxis(pixels, 0, -1))
 
 
@@ -60,9 +58,7 @@ def class_overview(
     return colours[classes]
 
 
-def side_by_side(
-    path: str | os.PathLike[str], panels: Sequence[UInt8[np.ndarray, "_ _ 3"]], gap: int = GAP
-) -> Path:
+def side_by_side(path: str | os.PathLike[str], panels: Sequence[UInt8[np.ndarray, "_ _ 3"]], gap: int = GAP) -> Path:
     """Write panels of RGB pixels as one PNG, side by side from left to right, and return its path.
 
     Raises:

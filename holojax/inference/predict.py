@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,15 @@ from holojax.ops.normalize import normalize
 from holojax.parallel import DATA, REGION, Layout, RegionShard
 
 # How pixels are read where nothing else is said: the first bands of the file, as they are.
-RAW = {"bands": None, "mean": (0.0,), "std": (1.0,), "nodata": None, "nodata_tolerance": 0}
+RAW = {
+    "bands": None,
+    "mean": (0.0,),
+    "std": (1.0,),
+    "nodata": None,
+    "nodata_tolerance": 0,
+    "class_names": (),
+    "palette": (),
+}
 
 
 def predict_scene(
@@ -31,6 +39,7 @@ def predict_scene(
     layout: Layout,
     *,
     data: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> None:
     """Segment one raster as a whole and write its class map.
 
@@ -46,6 +55,7 @@ def predict_scene(
         data: how pixels become what the model was trained on, the `data` section of its configuration: `bands`,
             `mean`, `std`, `nodata`, `nodata_tolerance`, and `class_names` and `palette` for the map. None: the first
             bands, not normalised.
+        report: called with a line of text as each part of the work begins; None: nothing is said.
 
     Raises:
         RasterError: `source` is missing, damaged or lacks bands, or `target` cannot be written.
@@ -63,13 +73,19 @@ def predict_scene(
         nodata_tolerance=settings["nodata_tolerance"],
     )
     layout.regions_per_device(model.grid.count)
-    with MapWriter.like(target, reader, _class_table(model, settings)) as writer:
+    table = ClassTable.complete(model.classes, settings["class_names"], settings["palette"])
+    say = report or (lambda text: None)
+    say(f"{source}: {reader.height} x {reader.width} pixels; {layout.describe(model.grid.count)}; reads")
+    with MapWriter.like(target, reader, table) as writer:
         image, valid = load_scene(reader, model.grid, layout)
         graph, state = nnx.split(model)
         state = jax.device_put(nnx.as_pure(state), layout.replicated)
+        say("segments the regions")
         pixels = (tuple(settings["mean"]), tuple(settings["std"]))
         classes = _classify(graph, layout, pixels, state, image, valid)
         del image, valid
+        jax.block_until_ready(classes)
+        say(f"writes {target}")
         for region, part in _regions(classes):
             writer.write(model.grid.window(region, reader.height, reader.width), part)
 
@@ -85,16 +101,9 @@ def _classify(graph: Any, layout: Layout, pixels: tuple, state: Any, image: jax.
     return layout.shard(block, in_specs=(P(), place, place), out_specs=place)(state, image, valid)
 
 
-def _regions(classes: jax.Array):
+def _regions(classes: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the classes [h w] of every region, one at a time on the host."""
     for shard in classes.addressable_shards:
         first = shard.index[1].start or 0
         for local in range(shard.data.shape[1]):
             yield first + local, np.asarray(shard.data[0, local])
-
-
-def _class_table(model: SceneModel, settings: Mapping[str, Any]) -> ClassTable:
-    numbered = ClassTable.numbered(model.classes)
-    return ClassTable(
-        tuple(settings.get("class_names") or numbered.names), tuple(settings.get("palette") or numbered.palette)
-    )

@@ -52,9 +52,7 @@ class CrossEntropy:
                 f"found {len(self.class_weights)}."
             )
         scores = jax.nn.log_softmax(jnp.asarray(logits).astype(jnp.float32), axis=-1)
-        loss = -jnp.take_along_axis(scores, labels[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[
-            ..., 0
-        ]
+        loss = -jnp.take_along_axis(scores, labels[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
         if self.class_weights is None:
             spread = -scores.mean(-1)
             weight = counts.sum(dtype=jnp.int32).astype(jnp.float32)  # float32 cannot count beyond 2^24

@@ -8,9 +8,7 @@ from jax import Array
 from numpy import ndarray
 
 
-def confusion_matrix(
-    prediction: Array | ndarray, labels: Array | ndarray, classes: int, ignore: int = 255
-) -> Array:
+def confusion_matrix(prediction: Array | ndarray, labels: Array | ndarray, classes: int, ignore: int = 255) -> Array:
     """Count pixels by true class (rows) and predicted class (columns), int32 `[classes, classes]`.
 
     Both maps hold integers and have the same shape, any shape; matrices of parts add up. Pixels labelled
@@ -20,9 +18,7 @@ def confusion_matrix(
     """
     prediction = jnp.asarray(prediction).astype(jnp.int32).ravel()
     labels = jnp.asarray(labels).astype(jnp.int32).ravel()
-    inside = (
-        (labels >= 0) & (labels < classes) & (prediction >= 0) & (prediction < classes) & (labels != ignore)
-    )
+    inside = (labels >= 0) & (labels < classes) & (prediction >= 0) & (prediction < classes) & (labels != ignore)
     cell = jnp.where(inside, labels * classes + prediction, classes * classes)
     counts = jnp.zeros(classes * classes + 1, jnp.int32).at[cell].add(1)
     return counts[:-1].reshape(classes, classes)

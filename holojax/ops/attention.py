@@ -127,9 +127,7 @@ def row_delta(out: Queries, out_grad: Queries) -> jax.Array:
     return jnp.einsum("bnkd,bnkd->bkn", out.astype(jnp.float32), out_grad.astype(jnp.float32))
 
 
-def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Attend from q to k, v: softmax(q k^T / sqrt(d)) v, exact, without an array of all scores.
 
     Args:

@@ -25,9 +25,7 @@ def drop_path(x: Float[jax.Array, "n ..."], keys: Keys | None, rate: float) -> F
     return _scaled(x, kept.reshape(-1, *[1] * (x.ndim - 1)), rate)
 
 
-def drop_channels(
-    x: Float[jax.Array, "n h w c"], keys: Keys | None, rate: float
-) -> Float[jax.Array, "n h w c"]:
+def drop_channels(x: Float[jax.Array, "n h w c"], keys: Keys | None, rate: float) -> Float[jax.Array, "n h w c"]:
     """Drop whole channels of a map with probability `rate` and scale the kept ones (torch's Dropout2d)."""
     if keys is None or rate == 0:
         return x

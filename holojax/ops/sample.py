@@ -8,9 +8,7 @@ import jax.numpy as jnp
 from holojax.types import Float
 
 
-def bilinear_sample(
-    x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]
-) -> Float[jax.Array, "n m c"]:
+def bilinear_sample(x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]) -> Float[jax.Array, "n m c"]:
     """Sample maps bilinearly at positions (row, column) in pixels.
 
     Whole numbers are centres of pixels, beyond the map is zero. Equals torch's `grid_sample` with zero

@@ -52,9 +52,7 @@ class Layout:
         devices = jax.devices()
         if region is None:
             if data < 1 or len(devices) % data:
-                raise LayoutError(
-                    f"data={data} does not divide the {len(devices)} devices found; give `region` too."
-                )
+                raise LayoutError(f"data={data} does not divide the {len(devices)} devices found; give `region` too.")
             region = len(devices) // data
         if data < 1 or region < 1 or data * region > len(devices):
             raise LayoutError(
@@ -135,9 +133,5 @@ class Layout:
         if heads is None:
             return text
         legal = legal_exchange(exchange, heads, self.region)
-        why = (
-            ""
-            if legal == exchange
-            else f" ({heads} heads do not divide over {self.region} devices, same result)"
-        )
+        why = "" if legal == exchange else f" ({heads} heads do not divide over {self.region} devices, same result)"
         return f"{text}; exchange {legal}{why}"

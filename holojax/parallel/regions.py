@@ -37,9 +37,7 @@ class RegionGrid:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise LayoutError(
-                f"model.regions: expected at least 1 x 1 regions, found {self.rows} x {self.cols}."
-            )
+            raise LayoutError(f"model.regions: expected at least 1 x 1 regions, found {self.rows} x {self.cols}.")
 
     @classmethod
     def of_power(cls, power: int) -> RegionGrid:
@@ -74,9 +72,7 @@ class RegionGrid:
         top, left = min(top, height), min(left, width)
         return Window(top, left, min(h, height - top), min(w, width - left))
 
-    def split(
-        self, scene: jax.Array | np.ndarray, multiple: int = 1, fill: int | float = 0
-    ) -> jax.Array | np.ndarray:
+    def split(self, scene: jax.Array | np.ndarray, multiple: int = 1, fill: int | float = 0) -> jax.Array | np.ndarray:
         """Cut `[b H W c]` or `[b H W]` into `[b r h w (c)]`, padded with `fill` (labels: the ignore value).
 
         NumPy in, NumPy out; anything else gives a JAX array. The dtype stays.

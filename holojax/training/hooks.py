@@ -81,9 +81,7 @@ class Progress:
         elif not moment.due(self._every):
             return
         steps, seconds = moment.step - self._last[0], now - self._last[1]
-        line = (
-            f"step {moment.step:>{len(str(moment.steps))}}/{moment.steps}  loss {moment.figures['loss']:.4f}"
-        )
+        line = f"step {moment.step:>{len(str(moment.steps))}}/{moment.steps}  loss {moment.figures['loss']:.4f}"
         line += f"  lr {float(self._rate(moment.step - 1)):.2e}"
         if steps and seconds > 0:
             speed = steps / seconds

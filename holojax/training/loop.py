@@ -72,17 +72,11 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             return {name: value for name, value in summarize(cm).items() if np.ndim(value) == 0}
 
         height, width = cfg.data.window or scenes.largest
-        every = [
-            hooks.Progress(
-                cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say
-            )
-        ]
+        every = [hooks.Progress(cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say)]
         every += [hooks.Evaluate(cfg.train.evaluate_every, measure, say)] if unseen else []
         every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store)]
 
-        state, figures = run(
-            make_train_step(recipe, optimizer, cfg.seed), state, batches, cfg.train.steps, every
-        )
+        state, figures = run(make_train_step(recipe, optimizer, cfg.seed), state, batches, cfg.train.steps, every)
         if unseen and "miou" not in figures:  # the run was finished before
             figures |= measure(state)
     finally:
@@ -139,9 +133,7 @@ def prepare(cfg: Any, workdir: str | Path, resume: str) -> Path:
             )
         if step is not None and (before := load_config(workdir).model) != cfg.model:
             what = _difference(before.to_dict(), cfg.model.to_dict())
-            raise CheckpointError(
-                f"{workdir}: holds checkpoints of another model: {what}. Give another --workdir."
-            )
+            raise CheckpointError(f"{workdir}: holds checkpoints of another model: {what}. Give another --workdir.")
     save_config(workdir, cfg)
     return workdir
 

@@ -31,9 +31,7 @@ def make_optimizer(train: Any) -> optax.GradientTransformation:
 
     Weight decay leaves out what has one dimension, biases, norms and position tables, as REST and mmseg do.
     """
-    adamw = optax.adamw(
-        learning_rate(train), b1=0.9, b2=0.999, eps=1e-8, weight_decay=train.weight_decay, mask=decayed
-    )
+    adamw = optax.adamw(learning_rate(train), b1=0.9, b2=0.999, eps=1e-8, weight_decay=train.weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw
 
 

@@ -42,10 +42,7 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
 
 def class_table(cfg: Any) -> ClassTable:
     """Return names and colours of the classes: numbered and evenly coloured where there are none."""
-    numbered = ClassTable.numbered(cfg.model.classes)
-    return ClassTable(
-        tuple(cfg.data.class_names) or numbered.names, tuple(cfg.data.palette) or numbered.palette
-    )
+    return ClassTable.complete(cfg.model.classes, cfg.data.class_names, cfg.data.palette)
 
 
 def augmentation(cfg: Any) -> Augment:

@@ -53,9 +53,7 @@ def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
             "smoothing": cfg.train.smoothing,
         }
     }
-    losses = tuple(
-        (LOSSES[name](ignore=IGNORE, **options.get(name, {})), weight) for name, weight in cfg.train.loss
-    )
+    losses = tuple((LOSSES[name](ignore=IGNORE, **options.get(name, {})), weight) for name, weight in cfg.train.loss)
     return Recipe(
         structure=structure,
         layout=layout,
@@ -97,9 +95,7 @@ def make_train_step(
         parts = total_loss(recipe, out, batch["label"], valid)
         return sum(parts.values()), (running_stats(model), parts)
 
-    sharded = recipe.layout.shard(
-        local_loss, in_specs=(P(), P(), BATCH_SPECS, P(DATA)), out_specs=(P(), (P(), P()))
-    )
+    sharded = recipe.layout.shard(local_loss, in_specs=(P(), P(), BATCH_SPECS, P(DATA)), out_specs=(P(), (P(), P())))
 
     def step(state: State, constants: Any, batch: Batch) -> tuple[State, dict[str, Array]]:
         keys = scene_keys(seed, state.step, batch["label"].shape[0])

@@ -60,9 +60,7 @@ def test_statistics_are_of_the_region():
         np.testing.assert_allclose(
             getattr(ISOLATED, name)(x), expected(x, axis=(1, 2), keepdims=True), rtol=1e-5, atol=1e-6
         )
-    np.testing.assert_allclose(
-        ISOLATED.norm(x), np.sqrt((np.asarray(x) ** 2).sum((1, 2), keepdims=True)), rtol=1e-5
-    )
+    np.testing.assert_allclose(ISOLATED.norm(x), np.sqrt((np.asarray(x) ** 2).sum((1, 2), keepdims=True)), rtol=1e-5)
 
 
 def test_gradient_of_the_norm_of_zero_is_zero():
@@ -99,9 +97,7 @@ def test_moments_leave_invalid_places_out():
 
 
 def test_moments_of_nothing_valid_are_zero():
-    mean, variance, count = Isolated(valid=jnp.zeros((1, 8, 8), bool), strides=(4,)).moments(
-        _random(1, 2, 2, 3)
-    )
+    mean, variance, count = Isolated(valid=jnp.zeros((1, 8, 8), bool), strides=(4,)).moments(_random(1, 2, 2, 3))
     assert float(count) == 0
     assert not mean.any()
     assert not variance.any()

@@ -114,9 +114,7 @@ def test_every_parameter_gets_its_values_and_every_name_is_accounted_for():
     _assert_same(_values(model), ours)
     assert set(report.consumed) | set(report.ignored) == set(theirs)
     assert not set(report.consumed) & set(report.ignored)
-    assert report.parameters == sum(
-        v.size for p, v in ours.items() if not p.endswith(("norm.mean", "norm.var"))
-    )
+    assert report.parameters == sum(v.size for p, v in ours.items() if not p.endswith(("norm.mean", "norm.var")))
     assert "ignored" in str(report)
 
 
@@ -127,8 +125,7 @@ def test_a_part_alone_takes_its_own_and_lists_the_rest(part):
     report = import_weights(module, theirs)
     _assert_same(_values(module), {p.partition(".")[2]: v for p, v in ours.items() if p.startswith(part)})
     assert (
-        "belongs to"
-        in report.ignored["decode_head.conv_seg.weight" if part != "decoder" else "backbone.norm0.weight"]
+        "belongs to" in report.ignored["decode_head.conv_seg.weight" if part != "decoder" else "backbone.norm0.weight"]
     )
 
 
@@ -178,7 +175,7 @@ def test_all_mistakes_are_listed_and_nothing_is_changed():
         "stages.0.blocks.7.norm1.weight: the model has no encoder.stages.0.7.norm1.scale",
         "spattns.0.ln1.weight: the model has no mixers.0.norm1.scale",
         "something.else: unknown name",
-        "decode_head.conv_seg.weight: expected shape (4, 3) (as decoder.classifier.linear.kernel), found (4, 5)",  # noqa: E501
+        "decode_head.conv_seg.weight: expected shape (4, 3) (as decoder.classifier.linear.kernel), found (4, 5)",
         "encoder.norms.2.bias: found nothing in the file",
         "relative_position_index: missing",
     ):
@@ -220,9 +217,7 @@ def test_unknown_source_and_odd_modules_are_refused():
         ),
         (
             "swin_large_sp_layer",
-            lambda: Swin(
-                bands=3, embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), rngs=nnx.Rngs(0)
-            ),
+            lambda: Swin(bands=3, embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), rngs=nnx.Rngs(0)),
             232.637e6 - 37.6387e6,  # the whole without its four mixers: 12 c^2 + 13 c each
         ),
     ],

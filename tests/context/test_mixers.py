@@ -100,9 +100,7 @@ def test_spim_is_dense_attention_over_the_scene(grid, data, region, size, kv_poo
 
 def test_the_double_residual_adds_the_input_once_more():
     scene, _ = scenes(4, 4, False)
-    single, double = (
-        Spim(channels=WIDTH, heads=HEADS, residual=r, rngs=nnx.Rngs(0)) for r in ("single", "double")
-    )
+    single, double = (Spim(channels=WIDTH, heads=HEADS, residual=r, rngs=nnx.Rngs(0)) for r in ("single", "double"))
     f = functools.partial(run, grid=RegionGrid(2, 2), layout=Layout.create(region=4), scene=scene)
     np.testing.assert_allclose(f(double), f(single) + scene, atol=1e-5)
 

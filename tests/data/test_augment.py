@@ -33,9 +33,7 @@ def test_regions_are_slices_of_one_augmented_scene(size, window, regions, seed):
     h, w = grid.region_size(*view.size)
     for index in range(grid.count):
         piece = view.source(grid.window(index, *view.size))
-        pixels = view.orient(
-            scene[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width]
-        )
+        pixels = view.orient(scene[piece.top : piece.top + piece.height, piece.left : piece.left + piece.width])
         parts.append(np.pad(pixels, [(0, h - pixels.shape[0]), (0, w - pixels.shape[1]), (0, 0)]))
     np.testing.assert_array_equal(grid.stitch(np.stack(parts)[None], *view.size)[0], whole)
 
@@ -51,9 +49,7 @@ def test_all_eight_ways_to_lay_a_square_come_up_equally_often():
     assert min(seen.values()) > 60
 
 
-@pytest.mark.parametrize(
-    ("augment", "ways"), [(Augment(rotate=False), 4), (Augment(flip=False), 4), (NO_AUGMENT, 1)]
-)
+@pytest.mark.parametrize(("augment", "ways"), [(Augment(rotate=False), 4), (Augment(flip=False), 4), (NO_AUGMENT, 1)])
 def test_what_is_not_asked_for_is_not_drawn(augment, ways):
     square = np.arange(9).reshape(3, 3)
     views = [draw_view(augment, np.random.default_rng(seed), (3, 3)) for seed in range(60)]
@@ -80,17 +76,12 @@ def test_a_long_window_turns_only_where_the_turned_crop_fits():
 
 
 def test_contrast_leaves_the_center_alone_and_brightness_shifts():
-    draws = [
-        draw_view(Augment(contrast=0.3, center=100), np.random.default_rng(seed), (4, 4))
-        for seed in range(99)
-    ]
+    draws = [draw_view(Augment(contrast=0.3, center=100), np.random.default_rng(seed), (4, 4)) for seed in range(99)]
     gains = np.array([view.gain for view in draws])
     np.testing.assert_allclose([100 * view.gain + view.offset for view in draws], 100)
     assert 0.7 <= gains.min() < 0.75
     assert 1.25 < gains.max() <= 1.3
-    offsets = [
-        draw_view(Augment(brightness=20), np.random.default_rng(seed), (4, 4)).offset for seed in range(99)
-    ]
+    offsets = [draw_view(Augment(brightness=20), np.random.default_rng(seed), (4, 4)).offset for seed in range(99)]
     assert -20 <= min(offsets) < -15
     assert 15 < max(offsets) <= 20
 

@@ -29,9 +29,7 @@ def test_unlabelled_is_ignored_and_ids_move_down_by_one(tiff):
 
 
 def test_without_the_data_the_error_says_where_to_get_them(tmp_path):
-    with pytest.raises(
-        RasterError, match=r"no such folder.*x-ytong\.github\.io.*put them in .*fbp as \{split\}"
-    ):
+    with pytest.raises(RasterError, match=r"no such folder.*x-ytong\.github\.io.*put them in .*fbp as \{split\}"):
         fbp.open_scenes(tmp_path / "fbp", "train")
 
 

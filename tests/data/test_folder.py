@@ -18,10 +18,7 @@ def test_pairs_come_sorted_with_their_sizes(scene_folder):
 
 
 def test_other_names_of_the_folders_are_known(scene_folder):
-    assert (
-        len(RasterScenes.from_folder(scene_folder([(5, 5)], "val", "img", "annotation"), "val", classes=4))
-        == 1
-    )
+    assert len(RasterScenes.from_folder(scene_folder([(5, 5)], "val", "img", "annotation"), "val", classes=4)) == 1
 
 
 def test_a_list_of_pairs_and_a_class_table_do_as_well(tiff):

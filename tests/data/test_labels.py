@@ -9,9 +9,7 @@ from holojax.parallel import Window
 def test_classes_stay_and_nodata_and_beyond_are_ignored(tiff):
     raw = np.array([[0, 1, 2], [2, 9, 255]], np.uint8)
     reader = LabelReader.open(tiff("a.tif", raw, nodata=9), classes=3)
-    np.testing.assert_array_equal(
-        reader.read(Window(0, 0, 3, 4)), [[0, 1, 2, 255], [2, 255, 255, 255], [255] * 4]
-    )
+    np.testing.assert_array_equal(reader.read(Window(0, 0, 3, 4)), [[0, 1, 2, 255], [2, 255, 255, 255], [255] * 4])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32])
@@ -28,9 +26,7 @@ def test_negative_raw_values_can_be_mapped(tiff):
 
 
 def test_255_can_be_a_class_on_disk(tiff):
-    reader = LabelReader.open(
-        tiff("a.tif", np.array([[0, 255]], np.uint8)), classes=2, label_map={0: 0, 255: 1}
-    )
+    reader = LabelReader.open(tiff("a.tif", np.array([[0, 255]], np.uint8)), classes=2, label_map={0: 0, 255: 1})
     np.testing.assert_array_equal(reader.read(), [[0, 1]])
 
 

@@ -109,9 +109,7 @@ def test_batches_do_not_depend_on_the_mesh(square, data, region):
 
 @pytest.mark.parametrize("window", [None, (15, 15), (13, 20), (40, 26)])
 def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
-    batches = take(
-        train_batches(square, GRID, Layout.create(1, 4), batch=1, window=window, augment=AUGMENT, seed=8), 6
-    )
+    batches = take(train_batches(square, GRID, Layout.create(1, 4), batch=1, window=window, augment=AUGMENT, seed=8), 6)
     for step, batch in enumerate(batches):
         view = draw_view(AUGMENT, np.random.default_rng((8, 1, step, 0)), (24, 24), window)
         canvas = window or (24, 24)
@@ -120,8 +118,7 @@ def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
         assert valid[:height, :width].all()
         assert valid.sum() == height * width
         wanted = [
-            (view.orient(scene.image.read(view.area)[0]), view.orient(scene.label.read(view.area)))
-            for scene in square
+            (view.orient(scene.image.read(view.area)[0]), view.orient(scene.label.read(view.area))) for scene in square
         ]
         matches = [(image[:height, :width] == pixels).all() for pixels, _ in wanted]
         assert sum(matches) == 1
@@ -176,9 +173,7 @@ def test_a_process_reads_the_regions_of_its_own_devices_only(square, monkeypatch
     monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", own)
     place = pipeline._Place(GRID, Layout.create(data=2, region=2), (24, 24))
     unread = types.SimpleNamespace(image=square.scene(1).image)
-    pipeline._read_batch(
-        [unread, counting(square.scene(0), windows)], [View(Window(0, 0, 24, 24))] * 2, place
-    )
+    pipeline._read_batch([unread, counting(square.scene(0), windows)], [View(Window(0, 0, 24, 24))] * 2, place)
     assert windows == [Window(0, 0, 12, 12), Window(0, 12, 12, 12)]
 
 
@@ -259,9 +254,7 @@ def test_what_does_not_fit_is_said_before_anything_is_read(square):
         train_batches(square, GRID, layout, batch=3)
     with pytest.raises(LayoutError, match="do not spread over 4 devices on the region axis"):
         train_batches(square, RegionGrid(3, 2), layout, batch=2)
-    with pytest.raises(
-        LayoutError, match=r"s0\.tif: A scene of 24 x 24 .* smaller than the 30 x 2 region grid"
-    ):
+    with pytest.raises(LayoutError, match=r"s0\.tif: A scene of 24 x 24 .* smaller than the 30 x 2 region grid"):
         eval_batches(square, RegionGrid(30, 2), Layout.create(1, 4))
     with pytest.raises(LayoutError, match="A batch of 1"):
         load_scene(square.scene(0).image, GRID, layout)

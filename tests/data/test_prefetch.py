@@ -57,8 +57,6 @@ def test_the_interpreter_exits_without_waiting_for_the_source_to_end():
         "import itertools, sys\nfrom holojax.data.prefetch import Prefetch\n"
         "ready = Prefetch(itertools.count(), depth=2)\nnext(ready)\nprint('done')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "done"
     assert not done.stderr

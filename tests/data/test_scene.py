@@ -14,15 +14,11 @@ from holojax.errors import RasterError
 from holojax.parallel import Window
 
 KINDS = {
-    "tiled.tif": dict(
-        driver="GTiff", tiled=True, blockxsize=32, blockysize=16, compress="deflate", predictor=2
-    ),
+    "tiled.tif": dict(driver="GTiff", tiled=True, blockxsize=32, blockysize=16, compress="deflate", predictor=2),
     "strips.tif": dict(driver="GTiff", compress="lzw"),
     "raw.tif": dict(driver="GTiff", interleave="band"),
     "big.tif": dict(driver="GTiff", bigtiff="YES", tiled=True, blockxsize=16, blockysize=16, compress="zstd"),
-    "jpeg.tif": dict(
-        driver="GTiff", tiled=True, blockxsize=32, blockysize=32, compress="jpeg", photometric="ycbcr"
-    ),
+    "jpeg.tif": dict(driver="GTiff", tiled=True, blockxsize=32, blockysize=32, compress="jpeg", photometric="ycbcr"),
     "plain.png": dict(driver="PNG"),
     "plain.jpg": dict(driver="JPEG"),
 }
@@ -42,9 +38,7 @@ def write(path, pixels, **profile):
 def readers(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (75, 91, 3)).astype(np.uint8)
     folder = tmp_path_factory.mktemp("kinds")
-    opened = {
-        name: SceneReader.open(write(folder / name, pixels, **profile)) for name, profile in KINDS.items()
-    }
+    opened = {name: SceneReader.open(write(folder / name, pixels, **profile)) for name, profile in KINDS.items()}
     return {name: (reader, reader.read()) for name, reader in opened.items()}
 
 
@@ -224,9 +218,7 @@ def test_a_reader_serves_several_threads(readers):
     windows = [Window(top, left, 20, 30) for top in range(0, 60, 9) for left in range(0, 60, 9)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for window, (pixels, _) in zip(windows, pool.map(reader.read, windows), strict=True):
-            np.testing.assert_array_equal(
-                pixels, whole[window.top : window.top + 20, window.left : window.left + 30]
-            )
+            np.testing.assert_array_equal(pixels, whole[window.top : window.top + 20, window.left : window.left + 30])
 
 
 def test_a_window_before_the_scene_is_an_error(readers):

@@ -20,9 +20,7 @@ def test_evaluation_uses_and_keeps_the_running_averages():
     norm(x, ISOLATED)
     norm.eval()
     np.testing.assert_allclose(norm.mean[...], 0.1 * np.asarray(x).mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(
-        norm.var[...], 0.9 + 0.1 * np.asarray(x).reshape(-1, 3).var(0, ddof=1), rtol=1e-5
-    )
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * np.asarray(x).reshape(-1, 3).var(0, ddof=1), rtol=1e-5)
 
 
 def test_invalid_places_do_not_reach_the_statistics():

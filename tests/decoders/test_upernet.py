@@ -21,10 +21,7 @@ def _upernet(**changes):
 
 def _maps(*sizes):
     rng = np.random.default_rng(0)
-    return [
-        jnp.asarray(rng.normal(size=(2, *size, c)), jnp.float32)
-        for size, c in zip(sizes, CHANNELS, strict=True)
-    ]
+    return [jnp.asarray(rng.normal(size=(2, *size, c)), jnp.float32) for size, c in zip(sizes, CHANNELS, strict=True)]
 
 
 def test_logits_have_the_size_asked_for_whatever_the_maps():
@@ -47,9 +44,7 @@ def test_official_numbers_are_matched(head):
     numbers = np.load(shared("parity_fixtures/rest_swin_upernet.c108x180_batch2.npz"))
     config = json.loads(shared("parity_fixtures/rest_swin_upernet.json").read_text())["model"]["decode_head"]
     kind = UPerNet if head == "decode" else FCN
-    sizes = dict(
-        channels_in=config["in_channels"], classes=config["num_classes"], channels=config["channels"]
-    )
+    sizes = dict(channels_in=config["in_channels"], classes=config["num_classes"], channels=config["channels"])
     module = kind(**sizes, rngs=nnx.Rngs(0))
     import_weights(module, weights)
     graph, state = nnx.split(module)

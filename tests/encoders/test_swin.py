@@ -34,9 +34,7 @@ def test_every_stage_halves_the_map_rounding_up():
 def test_a_block_equals_one_written_out_token_by_token():
     # Every token attends, by itself, to the tokens of its shifted window that come from the same place.
     size, shift, h, w, heads = 3, 1, 4, 5, 2
-    block = SwinBlock(
-        channels=4, heads=heads, window=size, shift=shift, mlp_ratio=2.0, drop=(0, 0.0), rngs=nnx.Rngs(0)
-    )
+    block = SwinBlock(channels=4, heads=heads, window=size, shift=shift, mlp_ratio=2.0, drop=(0, 0.0), rngs=nnx.Rngs(0))
     table = block.attention.bias_table
     table[...] = jax.random.normal(jax.random.key(1), table.shape)
     x = _images(1, h, w, 4)

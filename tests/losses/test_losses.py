@@ -78,9 +78,7 @@ def test_invalid_pixels_change_nothing_not_even_the_gradient(loss):
     padded_labels = np.pad(labels, ((0, 0), (0, 2), (0, 1)))
     valid = np.pad(np.ones(labels.shape, bool), ((0, 0), (0, 2), (0, 1)))
     whole, gradient = jax.value_and_grad(lambda x: loss.value(loss.sums(x, labels)))(jnp.asarray(logits))
-    same, wide = jax.value_and_grad(lambda x: loss.value(loss.sums(x, padded_labels, valid)))(
-        jnp.asarray(padded)
-    )
+    same, wide = jax.value_and_grad(lambda x: loss.value(loss.sums(x, padded_labels, valid)))(jnp.asarray(padded))
     assert same == pytest.approx(float(whole), rel=1e-6)
     np.testing.assert_allclose(wide[:, :4, :6], gradient, atol=1e-7)
     assert not np.any(np.asarray(wide)[~valid])

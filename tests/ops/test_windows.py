@@ -24,9 +24,7 @@ def test_origins_are_those_of_slicing_the_rolled_map(height, width, size, shift)
             number += 1
     expected = windows.cut_windows(jnp.asarray(painted), size)[..., 0]
     origins = windows.window_origins(height, width, size, shift)
-    np.testing.assert_array_equal(
-        windows.same_origin(origins, 1), expected[:, :, None] == expected[:, None, :]
-    )
+    np.testing.assert_array_equal(windows.same_origin(origins, 1), expected[:, :, None] == expected[:, None, :])
 
 
 def test_every_token_may_see_itself():
@@ -41,9 +39,7 @@ def test_relative_index_depends_on_the_distance_alone_and_uses_every_row():
     np.testing.assert_array_equal(np.unique(index), np.arange(169))
     rows, cols = np.divmod(np.arange(49), 7)
     distance = np.stack([rows[:, None] - rows, cols[:, None] - cols], -1).reshape(-1, 2)
-    pairs = {
-        (*d, i) for d, i in zip(distance.tolist(), index.ravel().tolist(), strict=True) for d in [tuple(d)]
-    }
+    pairs = {(*d, i) for d, i in zip(distance.tolist(), index.ravel().tolist(), strict=True) for d in [tuple(d)]}
     assert len(pairs) == 169
     # As torch checkpoints store it: first row of the table = key at the far corner.
     assert index[0, 48] == 0

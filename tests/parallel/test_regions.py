@@ -80,9 +80,7 @@ def test_from_region_is_a_shift_of_the_region_axis(devices, wrap):
     shard = RegionShard(RegionGrid(2, 4))
     x = jnp.arange(1.0, 17.0).reshape(2, 8, 1)
     for offset in (-9, -3, -1, 0, 1, 2, 5, 8):
-        moved = _on_regions(
-            Layout.create(region=devices), lambda x, o=offset: from_region(x, o, shard, wrap=wrap), x
-        )
+        moved = _on_regions(Layout.create(region=devices), lambda x, o=offset: from_region(x, o, shard, wrap=wrap), x)
         expected = jnp.roll(x, -offset, axis=1)
         if not wrap:
             source = jnp.arange(8) + offset
@@ -106,9 +104,7 @@ def test_halo_is_a_window_of_the_zero_padded_scene(grid, devices, size, widths):
     padded = np.pad(scene, ((0, 0), (top, bottom), (left, right), (0, 0)))
     for index in range(grid.count):
         i, j = index // grid.cols * h, index % grid.cols * w
-        np.testing.assert_array_equal(
-            found[0, index], padded[0, i : i + h + top + bottom, j : j + w + left + right]
-        )
+        np.testing.assert_array_equal(found[0, index], padded[0, i : i + h + top + bottom, j : j + w + left + right])
 
 
 def test_neighbours_beyond_a_row_of_the_grid_are_zero_and_gradients_return_to_their_region():

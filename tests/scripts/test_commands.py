@@ -74,23 +74,14 @@ def test_training_ends_with_one_line_of_json(run):
 def test_killed_and_called_again_it_ends_with_the_same_weights(run, config, tmp_path):
     whole = json.loads(run[1].stdout)
     arguments = [f"--config={config}", f"--workdir={tmp_path}", "--virtual_devices=4"]
-    slow = (
-        "import time; from holojax.training.hooks import Progress; "
-        "Progress.__call__ = lambda *_: time.sleep(0.5)"
-    )
-    script = (
-        f"{slow}; import runpy; runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
-    )
+    slow = "import time; from holojax.training.hooks import Progress; Progress.__call__ = lambda *_: time.sleep(0.5)"
+    script = f"{slow}; import runpy; runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 300
-    while (
-        not (tmp_path / "checkpoints" / "2").exists()
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
+    while not (tmp_path / "checkpoints" / "2").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()

@@ -89,9 +89,7 @@ def test_evaluation_counts_what_the_model_says_of_whole_scenes(finished):
         whole = Window(0, 0, *scene.size)
         with scene.image.session() as image, scene.label.session() as label:
             (pixels, valid), truth = image(whole), label(whole)
-        normal = np.where(
-            valid[..., None], (pixels - np.float32(cfg.data.mean)) / np.float32(cfg.data.std), 0
-        )
+        normal = np.where(valid[..., None], (pixels - np.float32(cfg.data.mean)) / np.float32(cfg.data.std), 0)
         logits = segment(
             model, jnp.asarray(normal, jnp.float32)[None], Layout.create(1, 1), valid=jnp.asarray(valid)[None]
         )

@@ -84,9 +84,7 @@ def test_pixels_are_normalised_after_their_brightness_and_contrast():
 
 def test_random_keys_belong_to_scenes_and_steps():
     three, four = jnp.asarray(3), jnp.asarray(4)
-    keys = jax.random.key_data(
-        jnp.stack([*scene_keys(0, three, 4), *scene_keys(0, four, 4), *scene_keys(1, three, 4)])
-    )
+    keys = jax.random.key_data(jnp.stack([*scene_keys(0, three, 4), *scene_keys(0, four, 4), *scene_keys(1, three, 4)]))
     assert len(np.unique(keys, axis=0)) == 12
     assert np.array_equal(
         jax.random.key_data(scene_keys(0, three, 2)), jax.random.key_data(scene_keys(0, three, 4)[:2])

@@ -48,9 +48,7 @@ def batch(layout: Layout, grid: RegionGrid, seed: int = 0, scenes: int = 2, size
     image = rng.integers(1, 255, (scenes, *size, 3)).astype(np.uint8)
     label = rng.integers(0, 5, (scenes, *size)).astype(np.uint8)
     label[rng.random(label.shape) < 0.2] = 255
-    stacks = dict(
-        image=grid.split(image), label=grid.split(label, fill=255), valid=grid.split(valid, fill=False)
-    )
+    stacks = dict(image=grid.split(image), label=grid.split(label, fill=255), valid=grid.split(valid, fill=False))
     photometry = dict(
         gain=rng.uniform(0.9, 1.1, scenes).astype(np.float32),
         offset=rng.normal(size=scenes).astype(np.float32),

@@ -85,12 +85,8 @@ def _reorder(table: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 SAME = Transform(lambda s: s, lambda x: x)
 TRANSPOSED = Transform(lambda s: s[::-1], np.transpose)
-KERNEL = Transform(
-    lambda s: (s[2], s[3], s[1], s[0]) if len(s) == 4 else s, lambda x: np.transpose(x, (2, 3, 1, 0))
-)
-POINT_KERNEL = Transform(
-    lambda s: (s[1], s[0]) if len(s) == 4 and s[2:] == (1, 1) else s, lambda x: x[:, :, 0, 0].T
-)
+KERNEL = Transform(lambda s: (s[2], s[3], s[1], s[0]) if len(s) == 4 else s, lambda x: np.transpose(x, (2, 3, 1, 0)))
+POINT_KERNEL = Transform(lambda s: (s[1], s[0]) if len(s) == 4 and s[2:] == (1, 1) else s, lambda x: x[:, :, 0, 0].T)
 BIAS_TABLE = Transform(lambda s: s, _reorder, lambda key: key.replace("_bias_table", "_index"))
 
 _BIAS = {"bias": ("bias", SAME)}

@@ -103,9 +103,7 @@ def stand_in(
     """
     counts = {name: int(count) for name, count in (scenes or {"train": 4, "val": 2}).items()}
     if seed < 0 or min(size) < 8:
-        raise ConfigError(
-            f"A stand-in needs seed >= 0 and at least 8 x 8 pixels; found seed {seed}, size {size}."
-        )
+        raise ConfigError(f"A stand-in needs seed >= 0 and at least 8 x 8 pixels; found seed {seed}, size {size}.")
 
     def fill(root: Path) -> None:
         colours = np.random.default_rng(seed).integers(30, 226, (len(CLASSES) + 1, len(BANDS)))

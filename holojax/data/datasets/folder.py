@@ -68,17 +68,13 @@ class RasterScenes(Sequence):
         nodata_tolerance: float | int = 0,
     ) -> None:
         if not pairs:
-            raise RasterError(
-                "Expected at least one pair of image and label, found none. Give (image, label) paths."
-            )
+            raise RasterError("Expected at least one pair of image and label, found none. Give (image, label) paths.")
         self.classes = ClassTable.numbered(classes) if isinstance(classes, int) else classes
         mapping = None if label_map is None else _numbers(label_map)
         picked = None if bands is None else tuple(bands)
         scenes = []
         for image, label in pairs:
-            reader = SceneReader.open(
-                image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True
-            )
+            reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
             labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore)
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
             scenes.append(LabelledScene(Path(image).stem, reader, labels))
@@ -155,9 +151,7 @@ def _files(root: Path, names: Sequence[str], suffix: str = "") -> dict[str, Path
             raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
         found[name] = path
     if not found:
-        raise RasterError(
-            f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}."
-        )
+        raise RasterError(f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}.")
     return found
 
 
@@ -179,6 +173,4 @@ def _numbers(label_map: Mapping) -> dict[int, int]:
     try:
         return {int(raw): int(target) for raw, target in label_map.items()}
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"data.label_map: expected numbers (raw value: class), found {dict(label_map)}."
-        ) from error
+        raise ConfigError(f"data.label_map: expected numbers (raw value: class), found {dict(label_map)}.") from error
