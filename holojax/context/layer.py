@@ -11,6 +11,7 @@ from flax import nnx
 from holojax.context.kv_pool import pool_scene_tokens
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import drop_path
+from holojax.ops.gelu import gelu
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
@@ -67,7 +68,7 @@ class SceneLayer(nnx.Module):
     ) -> Float[jax.Array, "b r h w c"]:
         """Return y above, for the tokens of this device's regions; `keys` [b] one a scene, or None."""
         a = x + self.proj(self._attention(self.norm1(x), valid, shard))
-        branch = self.fc2(jax.nn.gelu(self.fc1(self.norm2(a)), approximate=False))
+        branch = self.fc2(gelu(self.fc1(self.norm2(a))))
         return a + drop_path(branch, keys, self.drop_path)
 
     def _attention(self, x, valid, shard):

@@ -12,6 +12,7 @@ from jax import lax
 
 from holojax.borders import ISOLATED, Borders
 from holojax.decoders.layers import BatchNorm
+from holojax.ops.gelu import gelu
 from holojax.types import Float
 
 FACTORS = (4.0, 2.0, 1.0, 0.5)
@@ -36,7 +37,7 @@ class FeaturePyramid(nnx.Module):
     def __call__(self, maps: Sequence[jax.Array], borders: Borders = ISOLATED) -> tuple[jax.Array, ...]:
         """Map four maps [n h w c] to sizes 4h, 2h, h and floor(h / 2) (at least 1)."""
         first, second, third, fourth = maps
-        first = jax.nn.gelu(self.up4_norm(self.up4_first(first), borders), approximate=False)
+        first = gelu(self.up4_norm(self.up4_first(first), borders))
         return self.up4_second(first), self.up2(second), third, _halve(fourth)
 
 

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from holojax.errors import ConfigError
+from holojax.ops.gelu import gelu
 
 
 def layer_norm(channels: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -17,11 +18,6 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, use_bias: bool = True) 
     """Make a linear layer with the usual start of transformers: truncated normal of 0.02, bias 0."""
     init = jax.nn.initializers.truncated_normal(0.02)
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, rngs=rngs)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """Apply the exact GELU, as torch (that of flax is an approximation by default)."""
-    return jax.nn.gelu(x, approximate=False)
 
 
 class Mlp(nnx.Module):
