@@ -60,8 +60,10 @@ def _parse(args: Sequence[str]) -> Any:
     try:
         return app.parse_flags_with_usage(args)
     except (AttributeError, KeyError) as error:
-        text = str(error.args[0]) if error.args else str(error)
-        sys.exit(f"ConfigError: --config: unknown key {' '.join(text.split())}")
+        text = str(error.args[0] if error.args else error)
+        hint = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)
+        known = f"{hint[2]!r}. Did you mean {hint[1]!r}?" if hint else text
+        sys.exit(f"ConfigError: --config: unknown key {known}")
 
 
 def _make_virtual_devices() -> None:

@@ -36,9 +36,9 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     CheckpointError, and HoloJAXError if the loss is no longer a number.
     """
     started = time.perf_counter()
-    workdir = prepare(cfg, workdir, resume)
-    scenes = open_scenes(cfg, cfg.data.split)
+    scenes = open_scenes(cfg, cfg.data.split)  # first: without scenes no folder is made
     unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
+    workdir = prepare(cfg, workdir, resume)
 
     structure, weights = take_apart(build_model(cfg.model.to_dict(), cfg.seed))
     recipe = make_recipe(cfg, structure, layout)
