@@ -8,7 +8,7 @@ JOBS ?= 2
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
-	.venv/bin/python scripts/quickstart.py --workdir=$(WORKDIR)
+	.venv/bin/python scripts/quickstart.py --workdir=$(WORKDIR) --virtual_devices=4
 
 test: lint
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist=loadfile -q

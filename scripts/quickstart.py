@@ -74,10 +74,11 @@ def layout_for(cfg: Any) -> Layout:
 
 
 def pictures(workdir: pathlib.Path, runs: dict[str, tuple]) -> None:
-    """Predict the first validation scene with both models; leave the maps and a picture."""
+    """Predict a validation scene with both models; leave the maps and a picture."""
     cfg, folder, layout, *_ = runs["whole scenes"]
     table = class_table(cfg)
-    scene = open_scenes(cfg, cfg.evaluate.split).scene(0)
+    # Scenes take turns. Where crops cannot know they guess "dry", so an irrigated scene shows what they miss.
+    scene = open_scenes(cfg, cfg.evaluate.split).scene(1)
     model, *_ = load_model(folder, layout)
     holojax.predict_scene(model, scene.image.path, workdir / "map.tif", layout, data=cfg.data)
     cfg, folder, layout, *_ = runs["crops"]
