@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from holojax.config import Section
 from holojax.data import ClassTable, SceneReader, load_scene
 from holojax.errors import LayoutError
 from holojax.inference.geotiff import NODATA, MapWriter
@@ -38,7 +39,7 @@ def predict_scene(
     target: str | os.PathLike[str],
     layout: Layout,
     *,
-    data: Mapping[str, Any] | None = None,
+    data: Section | None = None,
     report: Callable[[str], None] | None = None,
 ) -> None:
     """Segment one raster as a whole and write its class map.
@@ -65,7 +66,7 @@ def predict_scene(
         raise LayoutError(
             f"predict_scene writes one file from one process, found {jax.process_count()}. Start it on one host."
         )
-    settings = {**RAW, **({} if data is None else {key: data[key] for key in data})}
+    settings = {**RAW, **({} if data is None else dict(data.items()))}
     reader = SceneReader.open(
         source,
         bands=settings["bands"] or tuple(range(model.bands)),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 
-from holojax.config import complete_decoder, complete_encoder, complete_model
+from holojax.config import Section, complete_decoder, complete_encoder, complete_model
 from holojax.context import MIXERS
 from holojax.context.layer import SceneLayer
 from holojax.decoders import DECODERS
@@ -24,7 +24,7 @@ from holojax.parallel.regions import RegionGrid
 MODELS = {"rest": Rest, "ringformer": RingFormer}
 
 
-def build_model(model: Mapping[str, Any], seed: int = 0) -> SceneModel:
+def build_model(model: Section, seed: int = 0) -> SceneModel:
     """Build the model that `cfg.model` describes, with random weights drawn from `seed`.
 
     Args:
@@ -54,12 +54,12 @@ def build_model(model: Mapping[str, Any], seed: int = 0) -> SceneModel:
     )
 
 
-def build_encoder(encoder: Mapping[str, Any], bands: int = 3, seed: int = 0) -> Encoder:
+def build_encoder(encoder: Section, bands: int = 3, seed: int = 0) -> Encoder:
     """Build an encoder alone: encoder(images [b h w bands]) -> one map [b h w c] a stage; errors as `build_model`."""
     return _encoder(complete_encoder(encoder), bands, nnx.Rngs(seed))
 
 
-def build_decoder(decoder: Mapping[str, Any], channels: Sequence[int], classes: int, seed: int = 0) -> Decoder:
+def build_decoder(decoder: Section, channels: Sequence[int], classes: int, seed: int = 0) -> Decoder:
     """Build a decoder alone: decoder(maps, size=(h, w)) -> logits [b h w classes]; errors as `build_model`."""
     return _decoder(complete_decoder(decoder), channels, classes, nnx.Rngs(seed))
 

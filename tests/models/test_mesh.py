@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import holojax
+from holojax.config import experiment
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
@@ -135,6 +136,12 @@ def test_regions_see_each_other_through_the_mixers_alone():
         change = np.abs(holojax.segment(model, changed, layout) - holojax.segment(model, images, layout))
         assert change[:, :16, :16].max() > 1e-3
         assert (change[:, 16:].max() > 1e-5) == hears
+
+
+def test_a_config_dict_builds_the_model_that_its_plain_dict_builds():
+    whole = experiment(model=RINGFORMER)
+    built = [jax.tree.leaves(nnx.as_pure(nnx.state(holojax.build_model(x, seed=1)))) for x in (whole.model, RINGFORMER)]
+    assert all(np.array_equal(a, b) for a, b in zip(*built, strict=True))
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs():
