@@ -13,7 +13,7 @@ scene.tif and label.tif by rasterio's `rio`:
       rio clip ${x#*:}.tif FOLDER/val/${x%:*}/globe.tif --bounds="60 -90 180 90"
     done
 
-Training sees windows of 512 x 512 pixels, evaluation the whole third of the globe. As in configs/banepa.py
+Training sees windows of 256 x 256 pixels, evaluation the whole third of the globe. As in configs/banepa.py
 the regions see each other at strides 16 and 32 only, with pooled keys.
 """
 
@@ -62,12 +62,12 @@ def get_config(arg: str | None = None):
             palette=PALETTE,
             mean=(53.9, 64.4, 79.1),
             std=(81.2, 76.3, 72.2),
-            window=(512, 512),
+            window=(256, 256),
             batch=4,
         ),
         augment=dict(rotate=False),  # north is up on this map, and that tells something
         train=dict(
-            steps=240,
+            steps=120,
             learning_rate=4e-3,  # at 1e-3 the logits have not grown enough in so few steps: even snow is missed
             schedule="cosine",
             warmup=20,
