@@ -50,7 +50,7 @@ def test_the_map_is_in_its_images_place_and_the_same_from_any_devices(model, sce
     hole[20:30, 40:70] = True
     np.testing.assert_array_equal(maps[0] == 255, hole)
     for other in maps[1:]:
-        assert (other != maps[0]).mean() <= 1e-3, "but for ties"
+        np.testing.assert_array_equal(other, maps[0])  # no two logits of this scene are close enough to tie
 
 
 def test_the_map_is_the_largest_logit_of_segment(model, scene, tmp_path):
