@@ -6,10 +6,12 @@ import abc
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
+from holojax.parallel.collectives import psum
 from holojax.types import Bool, Float, KeyMask, KeysValues, Queries
 
-# f(windows [m t c], allowed [m t t] or None) -> [m t c]
+# f(windows [m t c], allowed [m q t] with q = t or 1, or None) -> [m t d]
 WindowFunction = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
@@ -17,9 +19,15 @@ class Borders(abc.ABC):
     """What a region sees beyond its edge.
 
     Encoders and decoders know nothing of regions and devices: whatever joins different pixels (a padded
-    convolution, a rolled window, a pooled mean, a batch statistic) goes through this interface. Maps are
-    `[n h w c]`, `n` regions folded with the scenes.
+    convolution, a window, a pooled mean, a batch statistic) goes through this interface. Maps are `[n h w c]`,
+    `n` regions folded with the scenes. A region sees its *surroundings*: itself when isolated, the scene when exact.
     """
+
+    axes: tuple[str, ...]  # mesh axes over which batch statistics are taken
+
+    @abc.abstractmethod
+    def hide(self, x: Float[jax.Array, "n h w c"], value: int | float = 0) -> Float[jax.Array, "n h w c"]:
+        """Set places that must stay invisible to `value`, before an operation that joins places by itself."""
 
     @abc.abstractmethod
     def pad(
@@ -29,17 +37,31 @@ class Borders(abc.ABC):
 
     @abc.abstractmethod
     def roll(self, x: Float[jax.Array, "n h w c"], rows: int, cols: int) -> Float[jax.Array, "n h w c"]:
-        """Roll a map down by `rows` and right by `cols`; what leaves comes in on the other side."""
+        """Roll the surroundings down by `rows` and right by `cols`; what leaves comes in on the other side."""
 
     @abc.abstractmethod
     def map_windows(
-        self, f: WindowFunction, x: Float[jax.Array, "n h w c"], size: int, shift: int
+        self,
+        f: WindowFunction,
+        x: Float[jax.Array, "n h w c"],
+        size: int,
+        shift: int,
+        fill: Float[jax.Array, " c"] | None = None,
     ) -> Float[jax.Array, "n h w d"]:
-        """Apply f(windows [m t c], allowed [m t t] or None) to all windows of size x size.
+        """Apply f(windows [m t c], allowed [m q t] or None) to all windows of size x size of the surroundings.
 
-        The windows are shifted by `shift` rows and columns. `allowed` says which tokens (last axis) each
-        token may see; None: all. The map is padded with zeros at the bottom and right to whole windows, and
-        the padding takes part as in mmseg's Swin.
+        The windows start at the surroundings' upper left corner, or with `shift` lie `shift` rows and columns further
+        down and right. `allowed` says which tokens (last axis) each token (q = t), or all of them (q = 1), may see;
+        None: all. `fill` is what padding to whole windows consists of where it takes part; None: zeros.
+        """
+
+    @abc.abstractmethod
+    def map_pooled(
+        self, f: Callable[[jax.Array, Borders], jax.Array], x: Float[jax.Array, "n h w c"], bins: int
+    ) -> Float[jax.Array, "n h w d"]:
+        """Average the surroundings adaptively to bins x bins places, apply f(pooled, borders), and resize to the map.
+
+        `pooled` is [m s s c], one map a surrounding; the borders handed to `f` are those of such maps.
         """
 
     @abc.abstractmethod
@@ -49,24 +71,30 @@ class Borders(abc.ABC):
         """Resize maps to `size` = (rows, columns) of a region, with the numerics of `holojax.ops.resize`."""
 
     @abc.abstractmethod
-    def pool(self, x: Float[jax.Array, "n h w c"], bins: int) -> Float[jax.Array, "n s s c"]:
-        """Average adaptively to bins x bins places."""
+    def spread(self, table: Float[jax.Array, "i j c"], height: int, width: int) -> Float[jax.Array, "m h w c"]:
+        """Resize a table bicubically to the surroundings; return what lies on maps of height x width (m = n or 1)."""
+
+    @abc.abstractmethod
+    def places(self, height: int, width: int) -> tuple[Float[jax.Array, "m h"], Float[jax.Array, "m w"]]:
+        """Return rows and columns of a map of this size in the surroundings, counted in its places (m = n or 1)."""
 
     @abc.abstractmethod
     def sum(self, x: Float[jax.Array, "n h w c"]) -> Float[jax.Array, "n 1 1 c"]:
-        """Sum over all places."""
+        """Sum over the surroundings."""
 
     @abc.abstractmethod
     def mean(self, x: Float[jax.Array, "n h w c"]) -> Float[jax.Array, "n 1 1 c"]:
-        """Average over all places."""
+        """Average over the surroundings."""
 
     @abc.abstractmethod
     def max(self, x: Float[jax.Array, "n h w c"]) -> Float[jax.Array, "n 1 1 c"]:
-        """Take the largest value of all places."""
+        """Take the largest value of the surroundings; places that share it share its gradient."""
 
-    @abc.abstractmethod
     def norm(self, x: Float[jax.Array, "n h w c"]) -> Float[jax.Array, "n 1 1 c"]:
-        """Take the Euclidean norm over all places; its gradient at zero is zero."""
+        """Take the Euclidean norm over the surroundings; its gradient at zero is zero."""
+        square = self.sum(x * x)
+        positive = square > 0
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
     @abc.abstractmethod
     def scan(
@@ -76,18 +104,43 @@ class Borders(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]) -> Float[jax.Array, "n m c"]:
-        """Read maps bilinearly at (row, column) in pixels of the region; zero where nothing lies."""
+        """Read the surroundings bilinearly at (row, column), counted from the region's corner; zero beyond them."""
 
     @abc.abstractmethod
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over all tokens that a region may see: [n t k d] each; `kv_mask` [n t] hides keys."""
 
     @abc.abstractmethod
-    def moments(
-        self, x: Float[jax.Array, "n h w c"]
-    ) -> tuple[Float[jax.Array, " c"], Float[jax.Array, " c"], Float[jax.Array, ""]]:
-        """Return float32 mean, biased variance and count of the valid places of all scenes and regions."""
+    def key_mask(self, height: int, width: int, extra: int = 0) -> Bool[jax.Array, "n t"] | None:
+        """Return which keys `attend` has to hide: `extra` tokens without a place, then a map's. None: none of them.
+
+        The extra tokens (a class token) are one set per surrounding, of which every region has a copy.
+        """
 
     @abc.abstractmethod
     def valid_tokens(self, height: int, width: int) -> Bool[jax.Array, "n h w"] | None:
         """Say which places of a map of this size cover any valid pixel; None: all of them."""
+
+    def moments(
+        self, x: Float[jax.Array, "n h w c"]
+    ) -> tuple[Float[jax.Array, " c"], Float[jax.Array, " c"], Float[jax.Array, ""]]:
+        """Return float32 mean [c], biased variance [c] and count of the valid places of all scenes and regions.
+
+        Two passes: the variance is the mean of squared distances from the mean over the mesh `axes`, so it neither
+        cancels nor depends on how regions lie on devices (beyond rounding).
+        """
+        x = x.astype(jnp.float32)
+        valid = self.valid_tokens(x.shape[1], x.shape[2])
+        over = (0, 1, 2)
+        # Counted in integers: a float32 that grows by ones stops at 2^24.
+        places = jnp.int32(x[..., 0].size) if valid is None else valid.sum(dtype=jnp.int32)
+        total, count = psum((keep(valid, x).sum(over), places.astype(jnp.float32)), self.axes)
+        # No valid place at all: zeros rather than 0 / 0.
+        mean = total / jnp.maximum(count, 1)
+        spread = psum(keep(valid, jnp.square(x - mean)).sum(over), self.axes)
+        return mean, spread / jnp.maximum(count, 1), count
+
+
+def keep(valid: jax.Array | None, x: jax.Array, value: int | float = 0) -> jax.Array:
+    """Return `x`, with `value` where it is not valid."""
+    return x if valid is None else jnp.where(valid[..., None], x, jnp.asarray(value, x.dtype))

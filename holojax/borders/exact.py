@@ -2,14 +2,349 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import lax
+
+from holojax.attention import scene_attention
+from holojax.borders.base import Borders, WindowFunction, keep
+from holojax.borders.isolated import Isolated
 from holojax.errors import ConfigError
+from holojax.ops import windows
+from holojax.ops.resize import interpolate, resize, source_weights
+from holojax.ops.sample import bilinear_gather
+from holojax.ops.scan import affine_scan
+from holojax.parallel import collectives
+from holojax.parallel.collectives import entering_state, halo, psum, ring_sum, slice_each
+from holojax.parallel.regions import RegionGrid, RegionShard
+from holojax.types import Bool, KeyMask, KeysValues, Queries
+
+_AXES = {"rows": 2, "cols": 3}
+_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
-class Exact:
-    """Refuse to be made: of the exact mode only the neighbour primitive (`parallel.collectives`) exists so far."""
+# eq=False: compared and hashed by identity, since arrays have no hash.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exact(Borders):
+    """See the whole scene: every result is that of one device which holds it, whatever the region grid.
 
-    def __init__(self, valid: object = None, strides: tuple = (), axes: tuple = ()) -> None:
-        raise ConfigError(
-            'model.border: "exact" (halos, rolled windows and scene-wide statistics across regions) is not available '
-            'in this version. Use border="isolated".'
+    Regions are multiples of every stride of the model (`RegionGrid.multiple`), so no place lies across two of them.
+    Places that cover no valid pixel (padding, nodata) do not exist: they are zero to convolutions and samples, hidden
+    from attention, left out of sums, maxima and resizing, and passed by scans.
+
+    To be used inside `Layout.shard`; maps hold this device's regions of all its scenes.
+
+    Args:
+        shard: place of the regions on the mesh.
+        scenes: number of scenes on this device.
+        valid: True on real pixels of each region, at pixel resolution [n h w]; None: all of them.
+        axes: mesh axes over which batch statistics are taken.
+        exchange: the preferred way of attention over the scene (`attention.scene_attention`).
+    """
+
+    shard: RegionShard
+    scenes: int
+    valid: Bool[jax.Array, "n h w"] | None = None
+    axes: tuple[str, ...] = ()
+    exchange: str = "all_to_all"
+
+    def hide(self, x, value=0):
+        """Set places that cover no valid pixel to `value`."""
+        return keep(self.valid_tokens(*x.shape[1:3]), x, value)
+
+    def pad(self, x, top, bottom, left, right):
+        """Extend a map by its neighbours, and by zeros beyond the scene; invalid places are zero.
+
+        Sends the strips of `parallel.collectives.halo`.
+        """
+        return self._fold(halo(self._regions(self.hide(x)), top, bottom, left, right, self.shard))
+
+    def roll(self, x, rows, cols):
+        """Roll the canvas (the scene and its padding).
+
+        Sends one map's worth for each of rows and columns, as far as it comes from other devices. Shifted windows do
+        not need it: see `map_windows`.
+        """
+        return self._fold(collectives.roll(self._regions(x), rows, cols, self.shard))
+
+    def map_windows(self, f: WindowFunction, x, size, shift, fill=None):
+        """Apply `f` to all windows of the scene that touch this device's regions.
+
+        Rolling a map, as Swin does, brings rows together that may not see each other. Here windows lie where they
+        are: the first begins at the scene's corner, or with `shift` reaches out of the scene by size - shift.
+        Where a region is no multiple of a window, those on its border are computed on both sides of it. Padding does
+        not take part (it is not allowed), so `fill` is not used.
+
+        Sends at most size - 1 rows and columns of `x` and a mark of validity on each side.
+        """
+        _, h, w, c = x.shape
+        marked, begins = self._marked(x), {}
+        for axis in _AXES.values():
+            marked, begins[axis] = self._whole_windows(marked, axis, size, shift - size if shift else 0)
+        rows, cols = marked.shape[2:4]
+        cut = windows.cut_windows(self._fold(marked), size)
+        # Nothing was added and nothing is missing: all may see all.
+        everything = self.valid is None and (rows, cols) == (h, w)
+        y = f(cut[..., :c], None if everything else rearrange(cut[..., c:], "m t 1 -> m 1 t") > 0)
+        y = self._regions(windows.merge_windows(y, size, rows, cols))
+        for axis, length in ((2, h), (3, w)):
+            begin = begins[axis]
+            if isinstance(begin, int):
+                y = lax.slice_in_dim(y, begin, begin + length, axis=axis)
+            else:
+                y = slice_each(y, begin, length, axis)
+        return self._fold(y)
+
+    def resize(self, x, size, method="bilinear"):
+        """Resize the scene; `size` is that of a region.
+
+        Only valid places count and their weights are divided by their sum, which at the scene's edge amounts to
+        repeating it. Sends one row and column on each side where the map grows, with a mark of validity.
+        """
+        if x.shape[1:3] == tuple(size):
+            return x
+        if method == "nearest":
+            return resize(self.hide(x), size, method)
+        if method != "bilinear":
+            raise ConfigError(f"resize across borders: expected bilinear or nearest, found {method!r}.")
+        rows, cols = (int(to > of) for of, to in zip(x.shape[1:3], size, strict=True))
+        marked = self._fold(halo(self._marked(x), rows, rows, cols, cols, self.shard))
+        for axis, of, to in zip((1, 2), x.shape[1:3], size, strict=True):
+            if to < of:
+                marked = jnp.pad(marked, [(1, 1) if d == axis else (0, 0) for d in range(4)])
+            if to != of:
+                marked = interpolate(marked, to, axis)
+        return _ratio(marked[..., :-1], marked[..., -1:])
+
+    def map_pooled(self, f, x, bins):
+        """Average the scene adaptively, once per scene; all devices hold the pooled maps.
+
+        The bins are those of the scene's valid extent, their averages those of the valid places in them.
+        Sends bins^2 (c + 1) float32 sums a scene.
+        """
+        h, w = x.shape[1:3]
+        bounds = []
+        for place, extent in zip(self.places(h, w), self._extents(h, w), strict=True):
+            first = jnp.arange(bins) * extent[:, None] // bins
+            last = -(-(jnp.arange(bins) + 1) * extent[:, None] // bins)
+            place = self._regions(place)[:, :, None]
+            bounds.append(((place >= first[:, None, :, None]) & (place < last[:, None, :, None])).astype(x.dtype))
+        marked = self._marked(x)
+        sums = psum(_einsum("brsh,brhwc,brtw->bstc", bounds[0], marked, bounds[1]), (self.shard.axis,))
+        count = sums[..., -1:]
+        pooled = (sums[..., :-1] / jnp.maximum(count, 1)).astype(x.dtype)
+        filled = None if self.valid is None else count[..., 0] > 0
+        inner = Isolated(valid=filled, axes=tuple(a for a in self.axes if a != self.shard.axis))
+        y = f(pooled, inner)
+        if filled is None:
+            return self._spread(y, h, w, "bilinear").astype(y.dtype)
+        found = keep(filled, jnp.concatenate([y, jnp.ones_like(y[..., :1])], -1))
+        spread = self._spread(found, h, w, "bilinear")
+        return _ratio(spread[..., :-1], spread[..., -1:]).astype(y.dtype)
+
+    def spread(self, table, height, width):
+        """Resize a table to the scene's valid extent and return the part of every region."""
+        return self._spread(table[None], height, width, "bicubic").astype(table.dtype)
+
+    def places(self, height, width):
+        """Count rows and columns from the scene's corner."""
+        local = self._local
+        return tuple(
+            jnp.tile((place[:, None] * extent + jnp.arange(extent)).astype(jnp.float32), (self.scenes, 1))
+            for place, extent in zip(self.shard.places(local), (height, width), strict=True)
         )
+
+    def sum(self, x):
+        """Sum over the scene's valid places; sends c float32 numbers a scene."""
+        return self._per_region(self._sum(self.hide(x))).astype(x.dtype)
+
+    def mean(self, x):
+        """Average over the scene's valid places; sends c + 1 float32 numbers a scene."""
+        sums = self._sum(self._fold(self._marked(x)))
+        return self._per_region(sums[..., :-1] / jnp.maximum(sums[..., -1:], 1)).astype(x.dtype)
+
+    def max(self, x):
+        """Take the largest value of the scene's valid places (the lowest number there is, if it has none).
+
+        Sends c numbers a scene, and c + c sums for the gradient: places that share the maximum share its gradient.
+        """
+        x = self._regions(self.hide(x, jnp.finfo(x.dtype).min))
+        # pmax has no gradient, so it only finds the value; the sum below has its gradient and adds nothing to it.
+        local = lax.stop_gradient(x).max((1, 2, 3), keepdims=True)
+        top = lax.pmax(collectives.vary(local, (self.shard.axis,)), self.shard.axis)
+        equal = x == top
+        above = jnp.where(equal, x - top, 0).astype(jnp.float32)
+        sums = self._sum(self._fold(jnp.concatenate([above, equal.astype(jnp.float32)], -1)))
+        excess, ties = jnp.split(sums, 2, axis=-1)
+        return self._per_region(top[:, 0, 0, 0] + (excess / ties).astype(x.dtype))
+
+    def scan(self, a, b, axis, reverse=False):
+        """Run the recurrence through the scene's rows or columns; invalid places pass the state on.
+
+        Every region runs it from zero; what enters it (`collectives.entering_state`: traffic of the size of its edge)
+        is then carried through.
+        """
+        if axis not in _AXES:
+            raise ConfigError(f"scan: unknown axis {axis!r}; known: {', '.join(_AXES)}.")
+        a, b = self._regions(self.hide(a, 1)), self._regions(self.hide(b))
+        decay, state = affine_scan(a, b, _AXES[axis], reverse)
+        last = 0 if reverse else a.shape[_AXES[axis]] - 1
+        edges = (lax.slice_in_dim(x, last, last + 1, axis=_AXES[axis]) for x in (decay, state))
+        return self._fold(state + decay * entering_state(*edges, axis, self.shard, reverse=reverse))
+
+    def sample(self, x, positions):
+        """Read the scene's map bilinearly; zero beyond the scene and where it is not valid.
+
+        Sampling is linear in the values, so they travel round the ring and every device adds up what it finds in
+        them: sends the map once round, in the backward pass again with its float32 gradient.
+        """
+        _, h, w, _ = x.shape
+        corner = [place[:, :1] for place in self.places(h, w)]
+        scene = positions + jnp.stack(corner, axis=-1).astype(positions.dtype)
+        scene = rearrange(scene, "(b r) m p -> b (r m) p", b=self.scenes)
+        found = ring_sum(
+            _Sampler(self.shard.grid, self._local, h, w), self.shard.axis, scene, self._regions(self.hide(x))
+        )
+        return rearrange(found, "b (r m) c -> (b r) m c", r=self._local)
+
+    def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
+        """Attend over the scene's tokens; those that `key_mask` hides must be hidden by `kv_mask`."""
+        join = functools.partial(rearrange, pattern="(b r) t ... -> b (r t) ...", b=self.scenes)
+        q, k, v, kv_mask = jax.tree.map(lambda x: join(x), (q, k, v, kv_mask))
+        out = scene_attention(q, k, v, axis_name=self.shard.axis, exchange=self.exchange, kv_mask=kv_mask)
+        return rearrange(out, "b (r t) k d -> (b r) t k d", r=self._local)
+
+    def key_mask(self, height, width, extra=0):
+        """Hide invalid tokens, and all copies of the extra ones but that of the scene's first region."""
+        valid = self.valid_tokens(height, width)
+        if valid is None and not extra:
+            return None
+        n = self.scenes * self._local
+        valid = jnp.ones((n, height * width), bool) if valid is None else valid.reshape(n, -1)
+        first = jnp.tile(self.shard.indices(self._local) == 0, self.scenes)
+        return jnp.concatenate([jnp.broadcast_to(first[:, None], (n, extra)), valid], axis=1)
+
+    def valid_tokens(self, height, width):
+        """Say which places cover any valid pixel; a place smaller than a pixel is valid if its pixel is."""
+        if self.valid is None:
+            return None
+        valid = self.valid
+        for axis, extent in ((1, height), (2, width)):
+            pixels = valid.shape[axis]
+            if extent >= pixels:
+                valid = jnp.repeat(valid, _stride(extent, pixels), axis)
+            else:
+                shape = (*valid.shape[:axis], extent, _stride(pixels, extent), *valid.shape[axis + 1 :])
+                valid = valid.reshape(shape).any(axis + 1)
+        return valid
+
+    @property
+    def _local(self) -> int:
+        """Number of regions on this device."""
+        return self.shard.grid.count // lax.axis_size(self.shard.axis)
+
+    def _regions(self, x: jax.Array) -> jax.Array:
+        return rearrange(x, "(b r) ... -> b r ...", r=self._local)
+
+    def _fold(self, x: jax.Array) -> jax.Array:
+        return rearrange(x, "b r ... -> (b r) ...")
+
+    def _marked(self, x: jax.Array) -> jax.Array:
+        """Return the regions of a map [b r h w c + 1], invalid places zero; the last channel is 1 where valid."""
+        present = self.hide(jnp.ones_like(x[..., :1]))
+        return self._regions(jnp.concatenate([self.hide(x), present], -1))
+
+    def _sum(self, x: jax.Array) -> jax.Array:
+        """Sum a map over its scene, float32 [b c]."""
+        return psum(self._regions(x).sum((1, 2, 3), dtype=jnp.float32), (self.shard.axis,))
+
+    def _per_region(self, x: jax.Array) -> jax.Array:
+        """Give every region its scene's numbers: [b c] to [n 1 1 c]."""
+        return jnp.repeat(x, self._local, axis=0)[:, None, None]
+
+    def _extents(self, height: int, width: int) -> list[jax.Array]:
+        """Return how many rows and columns of maps of this size each scene has, int32 [b]; at least 1."""
+        extents = []
+        for axis, extent, regions in ((1, height, self.shard.grid.rows), (2, width, self.shard.grid.cols)):
+            if self.valid is None:
+                extents.append(jnp.full(self.scenes, extent * regions))
+                continue
+            place = self.shard.places(self._local)[axis - 1]
+            any_valid = self._regions(self.valid_tokens(height, width).any(3 - axis))
+            beyond = jnp.where(any_valid, (place * extent)[:, None] + jnp.arange(1, extent + 1), 1).max((1, 2))
+            extents.append(lax.pmax(collectives.vary(beyond, (self.shard.axis,)), self.shard.axis))
+        return extents
+
+    def _spread(self, table: jax.Array, height: int, width: int, method: str) -> jax.Array:
+        """Resize maps of whole scenes [b i j c] (or [1 i j c] for all) and return each region's part, float32."""
+        weights = []
+        for size, place, extent in zip(
+            table.shape[1:3], self.places(height, width), self._extents(height, width), strict=True
+        ):
+            source = (self._regions(place) + 0.5) * (size / extent)[:, None, None] - 0.5
+            weights.append(source_weights(source, size, method))
+        table = jnp.broadcast_to(table, (self.scenes, *table.shape[1:]))
+        return self._fold(_einsum("brhi,bijc,brwj->brhwc", weights[0], table, weights[1]))
+
+    def _whole_windows(self, x: jax.Array, axis: int, size: int, first: int) -> tuple[jax.Array, int | jax.Array]:
+        """Extend `axis` of every region to whole windows of the scene, the first of which begins at `first` <= 0.
+
+        Returns them and where the region begins in them: one number, or one a region [r].
+        """
+        extent = x.shape[axis]
+        regions = self.shard.grid.rows if axis == 2 else self.shard.grid.cols
+
+        def extend(before: int, after: int) -> jax.Array:
+            sides = (before, after, 0, 0) if axis == 2 else (0, 0, before, after)
+            return halo(x, *sides, self.shard)
+
+        if regions == 1 or extent % size == 0:
+            begin = -first % size
+            return extend(begin, -(begin + extent) % size), begin
+        # Regions begin anywhere in a window, known on the device only, while shapes must be the same everywhere: all
+        # take the largest number of windows that a region can touch.
+        begin = (self.shard.places(self._local)[axis - 2] * extent - first) % size
+        length = -(-(extent + size - 1) // size) * size
+        x = extend(size - 1, size - 1)
+        beyond = length + size - 1 - x.shape[axis]
+        x = jnp.pad(x, [(0, max(beyond, 0) if d == axis else 0) for d in range(x.ndim)])
+        return slice_each(x, size - 1 - begin, length, axis), begin
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampler:
+    """Read the regions of one device at positions in the scene; what lies on other devices adds nothing."""
+
+    grid: RegionGrid
+    local: int
+    height: int
+    width: int
+
+    def __call__(self, positions: jax.Array, values: jax.Array, device: jax.Array) -> jax.Array:
+        def locate(row: jax.Array, col: jax.Array) -> tuple[jax.Array, jax.Array]:
+            i, j = row // self.height, col // self.width
+            region = i * self.grid.cols + j - device * self.local
+            inside = (i >= 0) & (i < self.grid.rows) & (j >= 0) & (j < self.grid.cols)
+            inside &= (region >= 0) & (region < self.local)
+            place = (region * self.height + row % self.height) * self.width + col % self.width
+            return jnp.where(inside, place, 0), inside
+
+        return bilinear_gather(rearrange(values, "b r h w c -> b (r h w) c"), positions, locate)
+
+
+def _stride(large: int, small: int) -> int:
+    if large % small:
+        raise ConfigError(
+            f"Exact borders need maps whose sizes divide each other, found {large} and {small} places a region."
+        )
+    return large // small
+
+
+def _ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return total / weight, and zero where nothing has weight."""
+    found = weight > 0
+    return jnp.where(found, total / jnp.where(found, weight, 1), 0)

@@ -15,8 +15,7 @@ from holojax.ops.attention import attend
 from holojax.ops.resize import bin_edges, pool, resize
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
-from holojax.parallel.collectives import psum
-from holojax.types import Bool, Float, KeyMask, KeysValues, Queries
+from holojax.types import Bool, KeyMask, KeysValues, Queries
 
 _AXES = {"rows": 1, "cols": 2}
 
@@ -39,6 +38,10 @@ class Isolated(Borders):
     strides: tuple[int, ...] = ()
     axes: tuple[str, ...] = ()
 
+    def hide(self, x, value=0):
+        """Return the map as it is: here padding takes part, as in the libraries that are matched."""
+        return x
+
     def pad(self, x, top, bottom, left, right):
         """Extend a map by zeros."""
         if not (top or bottom or left or right):
@@ -49,10 +52,13 @@ class Isolated(Borders):
         """Roll a map inside the region."""
         return jnp.roll(x, (rows, cols), (1, 2))
 
-    def map_windows(self, f: WindowFunction, x, size, shift):
-        """Apply `f` to the region's windows, shifted even where the map is smaller than one (as mmseg)."""
+    def map_windows(self, f: WindowFunction, x, size, shift, fill=None):
+        """Apply `f` to the region's windows, shifted even where the map is smaller than one (as mmseg).
+
+        The map is padded with `fill` at the bottom and right to whole windows; the padding takes part.
+        """
         n, h, w, _ = x.shape
-        x = self.pad(x, 0, -h % size, 0, -w % size)
+        x = _complete(_complete(x, 1, size, fill), 2, size, fill)
         height, width = x.shape[1:3]
         allowed = None
         if shift:
@@ -67,9 +73,17 @@ class Isolated(Borders):
         """Resize within the region: its edge pixels are repeated beyond its edge."""
         return resize(x, size, method)
 
-    def pool(self, x, bins):
-        """Average adaptively over the region."""
-        return pool(x, bins)
+    def map_pooled(self, f, x, bins):
+        """Average the region adaptively and spread the result over it."""
+        return resize(f(pool(x, bins), self), x.shape[1:3])
+
+    def spread(self, table, height, width):
+        """Resize a table to the region."""
+        return resize(table[None], (height, width), "bicubic")
+
+    def places(self, height, width):
+        """Count rows and columns from the region's corner."""
+        return jnp.arange(height, dtype=jnp.float32)[None], jnp.arange(width, dtype=jnp.float32)[None]
 
     def sum(self, x):
         """Sum over the region."""
@@ -82,12 +96,6 @@ class Isolated(Borders):
     def max(self, x):
         """Take the region's largest value."""
         return x.max((1, 2), keepdims=True)
-
-    def norm(self, x):
-        """Take the Euclidean norm over the region; its gradient at zero is zero."""
-        square = self.sum(x * x)
-        positive = square > 0
-        return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
     def scan(self, a, b, axis, reverse=False):
         """Run the recurrence along the region's rows or columns, from zero at its edge."""
@@ -103,22 +111,9 @@ class Isolated(Borders):
         """Attend over the region's tokens; invalid ones take part unless `kv_mask` says otherwise."""
         return attend(q, k, v, kv_mask)[0]
 
-    def moments(self, x: Float[jax.Array, "n h w c"]):
-        """Return float32 mean [c], biased variance [c] and count of the valid places, over the mesh `axes`.
-
-        Two passes: the variance is the mean of squared distances from the mean of all devices, so it neither
-        cancels nor depends on how regions lie on devices (beyond rounding).
-        """
-        x = x.astype(jnp.float32)
-        valid = self.valid_tokens(x.shape[1], x.shape[2])
-        over = (0, 1, 2)
-        # Counted in integers: a float32 that grows by ones stops at 2^24.
-        places = jnp.int32(x[..., 0].size) if valid is None else valid.sum(dtype=jnp.int32)
-        total, count = psum((_where(valid, x).sum(over), places.astype(jnp.float32)), self.axes)
-        # No valid place at all: zeros rather than 0 / 0.
-        mean = total / jnp.maximum(count, 1)
-        spread = psum(_where(valid, jnp.square(x - mean)).sum(over), self.axes)
-        return mean, spread / jnp.maximum(count, 1), count
+    def key_mask(self, height, width, extra=0):
+        """Hide no key: here invalid tokens take part."""
+        return
 
     def valid_tokens(self, height: int, width: int) -> Bool[jax.Array, "n h w"] | None:
         """Say which places of a map of this size cover any valid pixel of the region; None: all of them.
@@ -143,8 +138,14 @@ class Isolated(Borders):
         return None
 
 
-def _where(valid: jax.Array | None, x: jax.Array) -> jax.Array:
-    return x if valid is None else jnp.where(valid[..., None], x, 0)
+def _complete(x: jax.Array, axis: int, size: int, fill: jax.Array | None) -> jax.Array:
+    """Extend `axis` at its end to a multiple of `size` by places that hold `fill` [c], or zeros."""
+    missing = -x.shape[axis] % size
+    if not missing:
+        return x
+    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
+    value = jnp.zeros_like(x, shape=shape) if fill is None else jnp.broadcast_to(fill.astype(x.dtype), shape)
+    return jnp.concatenate([x, value], axis)
 
 
 def _any_by_stride(valid: jax.Array, height: int, width: int, stride: int) -> jax.Array:

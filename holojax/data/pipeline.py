@@ -119,11 +119,11 @@ def eval_batches(
     return _placed(read(), prefetch)
 
 
-def load_scene(reader: Any, grid: RegionGrid, layout: Layout, *, multiple: int = 1) -> tuple[jax.Array, jax.Array]:
+def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """Read one scene for prediction, each process the windows of its own regions.
 
     Returns image `[1 r h w c]` in the file's dtype (float64 as float32) and valid bool `[1 r h w]`, placed by
-    the layout. Region sizes are rounded up to `multiple`. `reader` is a `SceneReader`.
+    the layout. `reader` is a `SceneReader`.
 
     Raises:
         LayoutError: the layout spreads scenes over several devices, or the grid does not fit the layout or
@@ -132,13 +132,13 @@ def load_scene(reader: Any, grid: RegionGrid, layout: Layout, *, multiple: int =
     canvas = (reader.height, reader.width)
     _check(grid, layout, 1)
     _lay(grid, layout, canvas, reader.path)
-    h, w = grid.region_size(*canvas, multiple)
+    h, w = grid.region_size(*canvas)
     shape = (1, grid.count, h, w, len(reader.bands))
     pixels: dict[tuple[int, int], np.ndarray] = {}
     valid: dict[tuple[int, int], np.ndarray] = {}
     with reader.session() as read:
         for key in _own_regions(layout, shape):
-            image, inside = read(grid.window(key[1], *canvas, multiple))
+            image, inside = read(grid.window(key[1], *canvas))
             pixels[key] = _pad(_narrow(image), h, w, 0)
             valid[key] = _pad(inside, h, w, False)
     return _assemble(pixels, shape, layout), _assemble(valid, shape[:-1], layout)

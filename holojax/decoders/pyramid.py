@@ -38,7 +38,7 @@ class FeaturePyramid(nnx.Module):
         """Map four maps [n h w c] to sizes 4h, 2h, h and floor(h / 2) (at least 1)."""
         first, second, third, fourth = maps
         first = gelu(self.up4_norm(self.up4_first(first), borders))
-        return self.up4_second(first), self.up2(second), third, _halve(fourth)
+        return self.up4_second(first), self.up2(second), third, _halve(fourth, borders)
 
 
 class Double(nnx.Module):
@@ -55,7 +55,9 @@ class Double(nnx.Module):
         return rearrange(y, "n h a w b d -> n (h a) (w b) d")
 
 
-def _halve(x: jax.Array) -> jax.Array:
+def _halve(x: jax.Array, borders: Borders) -> jax.Array:
     # A map of one row or column cannot be halved: it stays.
     window = (1, min(2, x.shape[1]), min(2, x.shape[2]), 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+    # Hidden places are the lowest number to the maximum, then zero again: it must not get into a product.
+    lowest = borders.hide(x, jnp.finfo(x.dtype).min)
+    return borders.hide(lax.reduce_window(lowest, -jnp.inf, lax.max, window, window, "VALID"))

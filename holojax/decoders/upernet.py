@@ -63,6 +63,5 @@ class UPerNet(Decoder):
         return self.classifier(self.fusion(joined, borders), keys)
 
     def _pyramid(self, x: jax.Array, borders: Borders) -> jax.Array:
-        pooled = [conv(borders.pool(x, s), borders) for s, conv in zip(self.pool_scales, self.pools, strict=True)]
-        joined = jnp.concatenate([x, *(borders.resize(p, x.shape[1:3]) for p in pooled)], axis=-1)
-        return self.bottleneck(joined, borders)
+        pooled = [borders.map_pooled(conv, x, s) for s, conv in zip(self.pool_scales, self.pools, strict=True)]
+        return self.bottleneck(jnp.concatenate([x, *pooled], axis=-1), borders)

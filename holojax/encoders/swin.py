@@ -148,7 +148,7 @@ class SwinBlock(nnx.Module):
         drop: tuple[int, float],
         rngs: nnx.Rngs,
     ):
-        self.window, self.shift = window, shift
+        self.shift = shift
         self.number, self.rate = drop
         self.norm1 = layer_norm(channels, _EPSILON, rngs)
         self.attention = WindowAttention(channels=channels, heads=heads, window=window, rngs=rngs)
@@ -157,8 +157,7 @@ class SwinBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:
         """Map [n h w c] to [n h w c]."""
-        # Padding to whole windows comes after the norm, so it joins attention as tokens made of biases alone.
-        y = borders.map_windows(self.attention, self.norm1(x), self.window, self.shift)
+        y = self.attention(self.norm1(x), borders, self.shift)
         x = x + drop_path(y, derive_keys(keys, 2 * self.number), self.rate)
         y = self.mlp(self.norm2(x))
         return x + drop_path(y, derive_keys(keys, 2 * self.number + 1), self.rate)
@@ -175,16 +174,22 @@ class WindowAttention(nnx.Module):
         init = jax.nn.initializers.truncated_normal(0.02)
         self.bias_table = nnx.Param(init(rngs.params(), ((2 * window - 1) ** 2, heads)))
 
-    def __call__(self, x: jax.Array, allowed: jax.Array | None) -> jax.Array:
-        """Map windows [m t c] to [m t c]; `allowed` [m t t] says which tokens (last axis) each may see."""
-        qkv = rearrange(self.qkv(x), "m t (s k d) -> s m k t d", s=3, k=self.heads)
-        q, k, v = qkv
+    def __call__(self, x: jax.Array, borders: Borders, shift: int) -> jax.Array:
+        """Map [n h w c] to [n h w c]; the windows are shifted by `shift` rows and columns."""
+        # Projected before the windows are cut, each token once. What padding becomes is then said by `fill`: zeros
+        # that come after the norm, as mmseg has them, are tokens made of biases alone.
+        qkv = self.qkv(x)
+        return self.proj(borders.map_windows(self._attend, qkv, self.window, shift, self.qkv.bias[...]))
+
+    def _attend(self, qkv: jax.Array, allowed: jax.Array | None) -> jax.Array:
+        """Map windows [m t 3c] to [m t c]; `allowed` [m t t] or [m 1 t] says which tokens (last axis) each may see."""
+        q, k, v = rearrange(qkv, "m t (s k d) -> s m k t d", s=3, k=self.heads)
         q = q * q.shape[-1] ** -0.5
         scores = jnp.einsum("mkqd,mksd->mkqs", q, k, preferred_element_type=jnp.float32)
         scores += rearrange(self.bias_table[...][relative_index(self.window)], "q s k -> k q s")
         if allowed is not None:
-            # mmseg adds -100; the same in float32, and every token sees at least itself.
-            scores = jnp.where(allowed[:, None], scores, -jnp.inf)
+            # mmseg adds -100; the same in float32. Finite, since a window may lie outside the scene altogether.
+            scores = jnp.where(allowed[:, None], scores, -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         y = jnp.einsum("mkqs,mksd->mkqd", weights, v)
-        return self.proj(rearrange(y, "m k t d -> m t (k d)"))
+        return rearrange(y, "m k t d -> m t (k d)")

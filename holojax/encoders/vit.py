@@ -12,7 +12,6 @@ from holojax.encoders.base import STAGES, Encoder
 from holojax.encoders.layers import Mlp, check_heads, drop_rates, layer_norm, linear
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import derive_keys, drop_path
-from holojax.ops.resize import resize
 from holojax.types import Float, Keys
 
 POSITIONS = ("learned", "sincos", "none")
@@ -31,11 +30,14 @@ class ViT(Encoder):
         depth: blocks.
         heads: attention heads.
         patch: side of a patch in pixels; images are zero-padded at the bottom and right to whole patches.
-        pos: "learned" (a table for `grid`, resized bicubically to the region's tokens), "sincos" (computed
-        for the region's tokens) or "none". class_token: let one extra token, which is no part of the maps,
-        take part in attention. mlp_ratio: hidden width of a block's MLP over its channels. drop_path:
-        probability of dropping a branch of the last block; grows linearly from 0 over the blocks. grid:
-        rows and columns of the table of learned positions. rngs: source of the first weights.
+        pos: "learned" (a table for `grid`, resized bicubically to the tokens of a region, or in exact mode of the
+            scene), "sincos" (computed for them) or "none".
+        class_token: let one extra token a region (in exact mode: a scene), which is no part of the maps, take part in
+            attention.
+        mlp_ratio: hidden width of a block's MLP over its channels.
+        drop_path: probability of dropping a branch of the last block; grows linearly from 0 over the blocks.
+        grid: rows and columns of the table of learned positions.
+        rngs: source of the first weights.
 
     Raises:
         ConfigError: heads that do not divide `dim`, an unknown `pos`, or a `dim` that sincos cannot use.
@@ -82,9 +84,9 @@ class ViT(Encoder):
         x = self.patch_embed(images)
         _, h, w, dim = x.shape
         if self.pos == "learned":
-            x = x + resize(self.positions[...][None], (h, w), "bicubic").astype(x.dtype)
+            x = x + borders.spread(self.positions[...], h, w).astype(x.dtype)
         elif self.pos == "sincos":
-            x = x + sincos_positions(h, w, dim).astype(x.dtype)
+            x = x + sincos_positions(*borders.places(h, w), dim).astype(x.dtype)
         if self.class_token is None:
             return x, None
         return x, jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, dim))
@@ -95,8 +97,9 @@ class ViT(Encoder):
         tokens = rearrange(x, "n h w c -> n (h w) c")
         if extra is not None:
             tokens = jnp.concatenate([extra, tokens], axis=1)
+        kv_mask = borders.key_mask(h, w, 0 if extra is None else extra.shape[1])
         for block in self.blocks[self.ends[i - 1] if i else 0 : self.ends[i]]:
-            tokens = block(tokens, borders, keys)
+            tokens = block(tokens, borders, keys, kv_mask)
         if extra is not None:
             extra, tokens = tokens[:, :1], tokens[:, 1:]
         return rearrange(tokens, "n (h w) c -> n h w c", h=h, w=w), extra
@@ -122,27 +125,29 @@ class ViTBlock(nnx.Module):
         self.norm2 = layer_norm(dim, _EPSILON, rngs)
         self.mlp = Mlp(channels=dim, ratio=mlp_ratio, rngs=rngs)
 
-    def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:
-        """Map tokens [n t c] to [n t c]."""
+    def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None, kv_mask: jax.Array | None) -> jax.Array:
+        """Map tokens [n t c] to [n t c]; `kv_mask` [n t] hides tokens from the others."""
         q, k, v = rearrange(self.qkv(self.norm1(x)), "n t (s k d) -> s n t k d", s=3, k=self.heads)
-        y = self.proj(rearrange(borders.attend(q, k, v), "n t k d -> n t (k d)"))
+        y = self.proj(rearrange(borders.attend(q, k, v, kv_mask), "n t k d -> n t (k d)"))
         x = x + drop_path(y, derive_keys(keys, 2 * self.number), self.rate)
         y = self.mlp(self.norm2(x))
         return x + drop_path(y, derive_keys(keys, 2 * self.number + 1), self.rate)
 
 
-def sincos_positions(height: int, width: int, dim: int) -> Float[jax.Array, "h w c"]:
-    """Compute two-dimensional sine and cosine positions, as MAE (He et al. 2022).
+def sincos_positions(
+    rows: Float[jax.Array, "n h"], cols: Float[jax.Array, "n w"], dim: int
+) -> Float[jax.Array, "n h w c"]:
+    """Compute two-dimensional sine and cosine positions of rows and columns, as MAE (He et al. 2022).
 
     The first half of the channels tells the column, the second the row; each has dim / 4 wavelengths from 2
     pi to 20000 pi tokens, first as sines, then as cosines.
     """
     frequencies = 10000.0 ** (-jnp.arange(dim // 4) / (dim // 4))
 
-    def along(extent: int) -> jax.Array:
-        angle = jnp.arange(extent)[:, None] * frequencies
+    def along(places: jax.Array) -> jax.Array:
+        angle = places[..., None] * frequencies
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
-    shape = (height, width, dim // 2)
-    columns, rows = along(width)[None], along(height)[:, None]
+    shape = (rows.shape[0], rows.shape[1], cols.shape[1], dim // 2)
+    columns, rows = along(cols)[:, None], along(rows)[:, :, None]
     return jnp.concatenate([jnp.broadcast_to(columns, shape), jnp.broadcast_to(rows, shape)], axis=-1)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from holojax.borders import Isolated
-from holojax.borders.exact import Exact
+from holojax.borders import Borders, Exact, Isolated
 from holojax.context.layer import SceneLayer
 from holojax.decoders.base import Decoder
 from holojax.decoders.pyramid import FeaturePyramid
 from holojax.encoders.base import Encoder, at_once, one_by_one
-from holojax.errors import ConfigError
+from holojax.errors import ConfigError, LayoutError
 from holojax.ops.drop_path import derive_keys
 from holojax.parallel.mesh import DATA
 from holojax.parallel.regions import RegionGrid, RegionShard
 from holojax.types import RegionMask, RegionStack, SceneKeys
 
-BORDERS = {"isolated": Isolated, "exact": Exact}
+BORDERS = ("isolated", "exact")
 PLACEMENTS = ("side", "trunk")
 
 
@@ -34,8 +35,9 @@ class SceneModel(nnx.Module):
         decoder: turns the pyramid into logits.
         pyramid: makes a pyramid of maps of one resolution before the decoder, or None.
         aux: a second decoder for training alone, or None.
-        grid: the regions of a scene.
-        border: what a region's encoder and decoder see beyond its edge, "isolated" or "exact".
+        grid: the regions of a scene; in exact mode they are made multiples of the coarsest map's stride.
+        border: what a region's encoder and decoder see beyond its edge: "isolated", nothing; "exact", the scene, so
+            that the result is that of one large device and does not depend on the grid.
         placement: "side", a mixer's result goes to the decoder alone; "trunk", to the next stage too.
     """
 
@@ -57,10 +59,13 @@ class SceneModel(nnx.Module):
             raise ConfigError(f"context.placement: expected one of {', '.join(PLACEMENTS)}, found {placement!r}.")
         if border not in BORDERS:
             raise ConfigError(f"model.border: expected one of {', '.join(BORDERS)}, found {border!r}.")
-        BORDERS[border]()  # a mode that cannot be had is refused now, not at the first image
         self.bands, self.classes = bands, classes
         self.encoder, self.decoder, self.aux, self.pyramid = encoder, decoder, aux, pyramid
         self.mixers = nnx.Dict({str(stage): mixer for stage, mixer in mixers.items()})
+        if border == "exact":
+            # mmseg's pyramid of a plain transformer ends in a map of half the size.
+            coarsest = max(encoder.strides) * (1 if pyramid is None else 2)
+            grid = dataclasses.replace(grid, multiple=coarsest)
         self.grid, self.border, self.placement = grid, border, placement
 
     def __call__(
@@ -81,14 +86,21 @@ class SceneModel(nnx.Module):
             output: "logits", "classes", "features" or "train".
 
         Returns:
-            "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; regions are encoded and
-            decoded one after the other, so that logits of one region at a time exist. "features": what the decoder
-            gets, one map [b r h w c] a stage. "train": a dict of `logits` and `aux` (logits of the auxiliary decoder,
-            or None).
+            "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; isolated regions are
+            encoded and decoded one after the other, so that logits of one region at a time exist. "features": what the
+            decoder gets, one map [b r h w c] a stage. "train": a dict of `logits` and `aux` (logits of the auxiliary
+            decoder, or None).
+
+        Raises:
+            LayoutError: in exact mode, regions that are no multiple of `grid.multiple`.
         """
         b, r, h, w, _ = images.shape
-        pixels = None if valid is None else _fold(valid)
-        borders = BORDERS[self.border](valid=pixels, strides=self.encoder.strides, axes=(DATA, shard.axis))
+        if h % self.grid.multiple or w % self.grid.multiple:
+            raise LayoutError(
+                f"Regions of {h} x {w} pixels are no multiple of {self.grid.multiple}, which border={self.border!r} "
+                f"needs. Cut scenes with the model's own `grid`."
+            )
+        borders = self._borders(valid, shard, b)
         region_keys = None if keys is None else jnp.broadcast_to(keys[:, None], (b, r)).reshape(-1)
 
         def mix(stage: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,7 +112,9 @@ class SceneModel(nnx.Module):
             y = _fold(mixer(_unfold(x, b), tokens, shard, derive_keys(keys, 3 + stage)))
             return (y, y) if self.placement == "trunk" else (x, y)
 
-        each = one_by_one if output == "classes" else at_once
+        # Regions that see each other's edges run together.
+        alone = output == "classes" and self.border == "isolated"
+        each = one_by_one if alone else at_once
         maps = self.encoder(_fold(images), borders, derive_keys(region_keys, 0), mix, each)
         if output == "features":
             return tuple(_unfold(x, b) for x in maps)
@@ -110,12 +124,18 @@ class SceneModel(nnx.Module):
             return self.decoder(maps, (h, w), borders, derive_keys(region_keys, 1))
 
         if output == "classes":
-            return _unfold(one_by_one(lambda *maps: decode(*maps).argmax(-1).astype(jnp.uint8), *maps), b)
+            return _unfold(each(lambda *maps: decode(*maps).argmax(-1).astype(jnp.uint8), *maps), b)
         logits = _unfold(decode(*maps), b)
         if output == "logits":
             return logits
         aux = self.aux and _unfold(self.aux(maps, (h, w), borders, derive_keys(region_keys, 2)), b)
         return {"logits": logits, "aux": aux}
+
+    def _borders(self, valid: RegionMask | None, shard: RegionShard, scenes: int) -> Borders:
+        pixels, axes = None if valid is None else _fold(valid), (DATA, shard.axis)
+        if self.border == "exact":
+            return Exact(shard=shard, scenes=scenes, valid=pixels, axes=axes)
+        return Isolated(valid=pixels, strides=self.encoder.strides, axes=axes)
 
 
 def _fold(x: jax.Array) -> jax.Array:

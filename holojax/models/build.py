@@ -39,6 +39,11 @@ def build_model(model: Section, seed: int = 0) -> SceneModel:
     aux = cfg["aux"] and {key: value for key, value in cfg["aux"].items() if key != "weight"}
     context = cfg["context"]
     decoder = _decoder(cfg["decoder"], encoder.channels, cfg["classes"], rngs)
+    if cfg["border"] == "exact" and context.get("mode") == "paper":
+        raise ConfigError(
+            'model.border: "exact" does not go with context.mode="paper", whose result depends on the region grid. '
+            'Use context.mode="exact", or border="isolated".'
+        )
     flat = decoder.needs_pyramid and len(set(encoder.strides)) == 1
     return MODELS[cfg["name"]](
         bands=cfg["bands"],

@@ -27,7 +27,8 @@ def segment(
 ) -> jax.Array | tuple[jax.Array, ...]:
     """Segment whole scenes on the devices of `layout`: split, place, run, stitch.
 
-    The result does not depend on the number of devices. Can be differentiated and called under `jax.jit`.
+    The result does not depend on the number of devices, nor in exact mode on the region grid. Can be differentiated
+    and called under `jax.jit`.
 
     Args:
         model: from `build_model`; its `grid` says how scenes are cut.
@@ -38,6 +39,7 @@ def segment(
 
     Returns:
         float32 logits [b H W k], or a tuple of maps [b h w c], one a stage, each stitched from its regions.
+        In exact mode they have ceil(H / stride) x ceil(W / stride) places.
 
     Raises:
         LayoutError: scenes, regions and devices do not fit each other.
@@ -63,6 +65,9 @@ def segment(
     result = _forward(graph, layout, output, state, *stacks)
     if output == "logits":
         return grid.stitch(result, height, width)
+    if model.border == "exact":  # maps end where the scene ends
+        strides = [h // x.shape[2] for x in result]
+        return tuple(grid.stitch(x, -(-height // s), -(-width // s)) for x, s in zip(result, strides, strict=True))
     return tuple(_stitch_all(grid, x) for x in result)
 
 

@@ -59,28 +59,53 @@ def _bin_means(extent: int, bins: int) -> np.ndarray:
     return (member / member.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _bilinear(x: jax.Array, extent: int, axis: int) -> jax.Array:
-    if extent % x.shape[axis] == 0:
-        return _enlarge(x, extent // x.shape[axis], axis)
-    place = np.maximum(_sources(x.shape[axis], extent), 0)
-    low = np.minimum(np.floor(place).astype(int), x.shape[axis] - 1)
-    high = np.minimum(low + 1, x.shape[axis] - 1)
+def interpolate(x: jax.Array, extent: int, axis: int) -> jax.Array:
+    """Resize `axis` bilinearly to `extent` places, given what lies beyond the map: `x` has one more place at each end.
+
+    The places at the ends are read only where the map is enlarged.
+    """
+    size = x.shape[axis] - 2
+    if extent % size == 0:
+        return _enlarge(x, extent // size, axis)
+    place = _sources(size, extent)
+    low = np.floor(place).astype(int)
     part = _along(place - low, axis, x)
-    first, second = (jnp.take(x, index, axis=axis) for index in (low, high))
+    first, second = (jnp.take(x, np.clip(low + i, 0, size + 1), axis=axis) for i in (1, 2))
     return first * (1 - part) + second * part
+
+
+def source_weights(place: jax.Array, size: int, method: str) -> jax.Array:
+    """Return what share each of `size` places has in a map read at `place` [...], float32 [... size].
+
+    `place` counts in places of the map and may be computed on the device; beyond the map its edge is repeated.
+    `method` is "bilinear" or "bicubic".
+    """
+    index = jnp.arange(size)
+    if method == "bilinear":
+        return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, size - 1)[..., None] - index), 0)
+    base = jnp.floor(place)
+    total = jnp.zeros((*place.shape, size), jnp.float32)
+    for step in (-1, 0, 1, 2):
+        taken = jnp.clip(base + step, 0, size - 1)[..., None] == index
+        total += jnp.where(taken, _cubic(jnp.abs(place - base - step))[..., None], 0)
+    return total
+
+
+def _bilinear(x: jax.Array, extent: int, axis: int) -> jax.Array:
+    last = x.shape[axis] - 1
+    ends = [lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, last)]
+    return interpolate(jnp.concatenate([ends[0], x, ends[1]], axis), extent, axis)
 
 
 def _enlarge(x: jax.Array, factor: int, axis: int) -> jax.Array:
     """Enlarge by a whole factor out of shifted copies: no gather, so its gradient needs no scatter."""
-    last = x.shape[axis] - 1
-    first_row, last_row = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, last))
-    before = jnp.concatenate([first_row, lax.slice_in_dim(x, 0, last, axis=axis)], axis)
-    after = jnp.concatenate([lax.slice_in_dim(x, 1, last + 1, axis=axis), last_row], axis)
+    size = x.shape[axis] - 2
+    before, x, after = (lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(3))
     phases = []
     for offset in _sources(1, factor):
         near = abs(float(offset))
         phases.append(x * (1 - near) + (before if offset < 0 else after) * near)
-    shape = (*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
+    shape = (*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
     return jnp.stack(phases, axis + 1).reshape(shape)
 
 
@@ -98,10 +123,10 @@ def _nearest(x: jax.Array, extent: int, axis: int) -> jax.Array:
     return jnp.take(x, np.arange(extent) * x.shape[axis] // extent, axis=axis)
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
+def _cubic(distance: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
     near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
     far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
-    return np.where(distance <= 1, near, far)
+    return (np if isinstance(distance, np.ndarray) else jnp).where(distance <= 1, near, far)
 
 
 def _sources(extent: int, target: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -16,18 +18,34 @@ def bilinear_sample(x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, 
     positions.
     """
     n, h, w, c = x.shape
+
+    def locate(row: jax.Array, col: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+        return jnp.clip(row, 0, h - 1) * w + jnp.clip(col, 0, w - 1), inside
+
+    return bilinear_gather(x.reshape(n, h * w, c), positions, locate)
+
+
+def bilinear_gather(
+    values: Float[jax.Array, "n s c"],
+    positions: Float[jax.Array, "n m 2"],
+    locate: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+) -> Float[jax.Array, "n m c"]:
+    """Sum the values at the four pixels around each position (row, column), weighted bilinearly.
+
+    locate(row, col), int32 `[n m]` each, returns the pixel's place among the `s` values and whether it is there at
+    all; pixels that are not add nothing, so sums over several sets of values make up a sample of their union.
+    """
     base = jnp.floor(positions)
     part = positions - base
-    flat = x.reshape(n, h * w, c)
-    total = jnp.zeros_like(x, shape=(n, positions.shape[1], c))
+    row, col = base[..., 0].astype(jnp.int32), base[..., 1].astype(jnp.int32)
+    total = jnp.zeros_like(values[:, :1] * part[..., :1].astype(values.dtype))
     for down in (0, 1):
         for right in (0, 1):
-            row, col = base[..., 0] + down, base[..., 1] + right
-            inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-            index = jnp.clip(row, 0, h - 1).astype(jnp.int32) * w + jnp.clip(col, 0, w - 1).astype(jnp.int32)
+            index, inside = locate(row + down, col + right)
             weight = _share(part[..., 0], down) * _share(part[..., 1], right)
-            value = jnp.take_along_axis(flat, index[..., None], axis=1)
-            total += value * jnp.where(inside, weight, 0)[..., None].astype(x.dtype)
+            value = jnp.take_along_axis(values, index[..., None], axis=1)
+            total += value * jnp.where(inside, weight, 0)[..., None].astype(values.dtype)
     return total
 
 

@@ -15,10 +15,17 @@ def linear_scan(
 
     With `reverse` the recurrence runs from the last place to the first. Parallel in log2(length) steps.
     """
+    return affine_scan(a, b, axis, reverse)[1]
+
+
+def affine_scan(
+    a: Float[jax.Array, "*shape"], b: Float[jax.Array, "*shape"], axis: int, reverse: bool = False
+) -> tuple[Float[jax.Array, "*shape"], Float[jax.Array, "*shape"]]:
+    """Return (A, h) of the same recurrence: from any other start s, the result is A_t s + h_t."""
 
     def compose(
         earlier: tuple[jax.Array, jax.Array], later: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
         return later[0] * earlier[0], later[0] * earlier[1] + later[1]
 
-    return lax.associative_scan(compose, (a, b), reverse=reverse, axis=axis)[1]
+    return lax.associative_scan(compose, (a, b), reverse=reverse, axis=axis)

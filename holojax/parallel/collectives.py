@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +28,9 @@ def vary(tree: Any, axes: Sequence[str]) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def align(*arrays: jax.Array | None) -> tuple[jax.Array | None, ...]:
-    """Type all arrays as varying along the union of their axes, as the carry of a loop needs."""
-    axes = sorted(frozenset().union(*(varying_axes(x) for x in arrays if x is not None)))
+def align(*arrays: jax.Array | None, axis: str | None = None) -> tuple[jax.Array | None, ...]:
+    """Type all arrays as varying along the union of their axes (and along `axis`), as the carry of a loop needs."""
+    axes = sorted(frozenset([] if axis is None else [axis]).union(*(varying_axes(x) for x in arrays if x is not None)))
     return tuple(None if x is None else vary(x, axes) for x in arrays)
 
 
@@ -61,14 +62,21 @@ def from_region(x: jax.Array, offset: int, shard: RegionShard, *, wrap: bool = F
     return jnp.concatenate([fetch(x[:, shift:], hops), fetch(x[:, :shift], hops + 1)], axis=1)
 
 
-def from_neighbour(x: jax.Array, rows: int, cols: int, shard: RegionShard) -> jax.Array:
-    """Return, for every region, the value of the region `rows` below and `cols` to the right; zero beyond the grid."""
-    moved = from_region(x, rows * shard.grid.cols + cols, shard)
+def from_neighbour(x: jax.Array, rows: int, cols: int, shard: RegionShard, *, wrap: bool = False) -> jax.Array:
+    """Return, for every region, the value of the region `rows` below and `cols` to the right.
+
+    Beyond the grid it is zero, or with `wrap` that of the region on the other side.
+    """
+    width = shard.grid.cols
+    moved = from_region(x, rows * width + cols, shard, wrap=wrap)
     if cols == 0:
         return moved
+    # Region numbers run on from one grid row to the next: what came from another row is replaced.
     _, column = shard.places(x.shape[1])
-    inside = (column + cols >= 0) & (column + cols < shard.grid.cols)
-    return jnp.where(inside.reshape(1, -1, *[1] * (x.ndim - 2)), moved, jnp.zeros_like(moved))
+    inside = (column + cols >= 0) & (column + cols < width)
+    back = -width if cols > 0 else width
+    other = from_region(x, rows * width + cols + back, shard, wrap=True) if wrap else jnp.zeros_like(moved)
+    return jnp.where(inside.reshape(1, -1, *[1] * (x.ndim - 2)), moved, other)
 
 
 def halo(x: jax.Array, top: int, bottom: int, left: int, right: int, shard: RegionShard) -> jax.Array:
@@ -93,3 +101,139 @@ def halo(x: jax.Array, top: int, bottom: int, left: int, right: int, shard: Regi
         pieces = [*strips(x, axis, before, -1), x, *strips(x, axis, after, +1)]
         x = jnp.concatenate(pieces, axis=axis) if len(pieces) > 1 else x
     return x
+
+
+def roll(x: jax.Array, rows: int, cols: int, shard: RegionShard) -> jax.Array:
+    """Roll the canvas that the regions `[b r h w ...]` make up, down by `rows` and right by `cols`.
+
+    Every region receives one region's worth of rows from the two regions that its content comes from, then of columns.
+    """
+    for axis, distance, extent in ((2, rows, shard.grid.rows), (3, cols, shard.grid.cols)):
+        size = x.shape[axis]
+        regions, rest = divmod(distance % (extent * size), size)
+        pieces = [(regions + 1, size - rest, size), (regions, 0, size - rest)]
+        parts = []
+        for back, start, stop in pieces:
+            back %= extent
+            if start < stop:
+                step = (-back, 0) if axis == 2 else (0, -back)
+                part = lax.slice_in_dim(x, start, stop, axis=axis)
+                parts.append(from_neighbour(part, *step, shard, wrap=True) if back else part)
+        x = jnp.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+    return x
+
+
+def slice_each(x: jax.Array, begin: jax.Array, length: int, axis: int) -> jax.Array:
+    """Take `length` places along `axis` from every region of `[b r h w ...]`, region i from place `begin[i]` on."""
+
+    def take(part: jax.Array, begin: jax.Array) -> jax.Array:
+        return lax.dynamic_slice_in_dim(part, begin, length, axis - 1)
+
+    return jax.vmap(take, in_axes=(1, 0), out_axes=1)(x, begin)
+
+
+def entering_state(
+    decay: jax.Array, state: jax.Array, along: str, shard: RegionShard, *, reverse: bool = False
+) -> jax.Array:
+    """Return the state that enters every region of a recurrence across regions.
+
+    Region i turns the state h that enters it into decay_i * h + state_i. Regions follow each other down the "rows" or
+    along the "cols" of the grid, or back with `reverse`; what enters the first is zero. The maps of more and more
+    regions are composed in rounds of doubling distance (Hillis and Steele 1986): for e regions in a line,
+    1 + ceil(log2(e - 1)) rounds, each of which sends both arrays (the last one `state` alone).
+
+    Args:
+        decay: `[b r ...]`, one array of factors a region.
+        state: `[b r ...]`, what leaves a region that zero enters.
+        along: "rows" or "cols" of the region grid.
+        shard: place of the regions on the mesh.
+        reverse: whether the last region comes first.
+    """
+    extent = shard.grid.rows if along == "rows" else shard.grid.cols
+    if extent == 1:
+        return jnp.zeros_like(state)
+
+    def earlier(x: jax.Array, distance: int) -> jax.Array:
+        step = distance if reverse else -distance
+        return from_neighbour(x, *((step, 0) if along == "rows" else (0, step)), shard)
+
+    # Beyond the grid both arrays are zero. A decay of zero is harmless there: it only ever meets states of zero.
+    decay, state = earlier(decay, 1), earlier(state, 1)
+    distance = 1
+    while distance < extent - 1:
+        state = state + decay * earlier(state, distance)
+        decay = decay * earlier(decay, distance)
+        distance *= 2
+    return state
+
+
+def send_on(tree: Any, axis: str) -> Any:
+    """Send every array of `tree` to the next device round the ring along `axis`."""
+    devices = lax.axis_size(axis)
+    pairs = [(d, (d + 1) % devices) for d in range(devices)]
+    return jax.tree.map(lambda x: lax.ppermute(x, axis, pairs), tree) if devices > 1 else tree
+
+
+def ring_sum(f: Callable[..., jax.Array], axis: str, stay: Any, travel: Any) -> jax.Array:
+    """Return, on every device, the sum over all devices e of f(stay, travel of e, e).
+
+    `travel` goes once round the ring along `axis`, so no device ever holds more than two devices' share of it; in the
+    backward pass it goes round again and its gradient travels with it.
+
+    Args:
+        f: a pure function that closes over no array; its third argument is the number of the device, int32.
+        axis: the mesh axis of the ring.
+        stay: floating-point arrays that stay.
+        travel: floating-point arrays that travel.
+    """
+    stay, travel = jax.tree.unflatten(
+        jax.tree.structure((stay, travel)), align(*jax.tree.leaves((stay, travel)), axis=axis)
+    )
+    return _ring_sum(f, axis, stay, travel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _ring_sum(f, axis, stay, travel):
+    devices, here = lax.axis_size(axis), lax.axis_index(axis)
+    following = send_on(travel, axis)  # issued first, so that it can travel while f is computed
+    total = f(stay, travel, here)
+    if devices == 1:
+        return total
+
+    def hop(carry, step):
+        travel, total = carry
+        following = send_on(travel, axis)
+        return (following, total + f(stay, travel, (here - step) % devices)), None
+
+    (travel, total), _ = lax.scan(hop, (following, total), jnp.arange(1, devices - 1))
+    return total + f(stay, travel, (here - devices + 1) % devices)
+
+
+def _ring_sum_forward(f, axis, stay, travel):
+    return _ring_sum(f, axis, stay, travel), (stay, travel)
+
+
+def _ring_sum_backward(f, axis, saved, grad):
+    stay, travel = saved
+    devices, here = lax.axis_size(axis), lax.axis_index(axis)
+
+    def visit(travel, step, gradients):
+        origin = (here - step) % devices
+        parts = jax.vjp(lambda stay, travel: f(stay, travel, origin), stay, travel)[1](grad)
+        return jax.tree.map(lambda total, part: total + part.astype(total.dtype), gradients, parts)
+
+    def hop(carry, step):
+        travel, gradients = carry
+        following = send_on(travel, axis)
+        stay_grad, travel_grad = visit(travel, step, gradients)
+        # The gradients of what travels travel with it; the last step below brings them home.
+        return (following, (stay_grad, send_on(travel_grad, axis))), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, dtype=jnp.float32), (stay, travel))
+    (travel, gradients), _ = lax.scan(hop, (travel, zeros), jnp.arange(devices - 1))
+    stay_grad, travel_grad = visit(travel, devices - 1, gradients)
+    gradients = (stay_grad, send_on(travel_grad, axis))
+    return jax.tree.map(lambda grad, x: grad.astype(x.dtype), gradients, saved)
+
+
+_ring_sum.defvjp(_ring_sum_forward, _ring_sum_backward)

@@ -28,16 +28,20 @@ class Window(NamedTuple):
 class RegionGrid:
     """A grid of `rows` x `cols` equal regions, numbered in row-major order.
 
-    A region has ceil(H / rows) x ceil(W / cols) pixels (rounded up to `multiple`): the scene is padded at the bottom
+    A region has ceil(H / rows) x ceil(W / cols) pixels, rounded up to `multiple` (1 in isolated mode; in exact mode the
+    largest stride of the model, so that no place of a map lies across two regions): the scene is padded at the bottom
     and right only.
     """
 
     rows: int
     cols: int
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
             raise LayoutError(f"model.regions: expected at least 1 x 1 regions, found {self.rows} x {self.cols}.")
+        if self.multiple < 1:
+            raise LayoutError(f"Regions need a multiple of at least 1 pixel, found {self.multiple}.")
 
     @classmethod
     def of_power(cls, power: int) -> RegionGrid:
@@ -49,7 +53,7 @@ class RegionGrid:
         """Number of regions."""
         return self.rows * self.cols
 
-    def region_size(self, height: int, width: int, multiple: int = 1) -> tuple[int, int]:
+    def region_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of a region in pixels, for a scene of `height` x `width` pixels.
 
         Raises:
@@ -61,13 +65,13 @@ class RegionGrid:
                 f"Use a larger scene or fewer regions (model.regions)."
             )
         return (
-            math.ceil(math.ceil(height / self.rows) / multiple) * multiple,
-            math.ceil(math.ceil(width / self.cols) / multiple) * multiple,
+            math.ceil(math.ceil(height / self.rows) / self.multiple) * self.multiple,
+            math.ceil(math.ceil(width / self.cols) / self.multiple) * self.multiple,
         )
 
-    def window(self, index: int, height: int, width: int, multiple: int = 1) -> Window:
+    def window(self, index: int, height: int, width: int) -> Window:
         """Return the pixels of region `index` that lie inside the scene (none for a region wholly in the padding)."""
-        h, w = self.region_size(height, width, multiple)
+        h, w = self.region_size(height, width)
         top, left = (index // self.cols) * h, (index % self.cols) * w
         top, left = min(top, height), min(left, width)
         return Window(top, left, min(h, height - top), min(w, width - left))
@@ -75,13 +79,15 @@ class RegionGrid:
     def split(self, scene: jax.Array | np.ndarray, multiple: int = 1, fill: int | float = 0) -> jax.Array | np.ndarray:
         """Cut `[b H W c]` or `[b H W]` into `[b r h w (c)]`, padded with `fill` (labels: the ignore value).
 
-        NumPy in, NumPy out; anything else gives a JAX array. The dtype stays.
+        Region sizes are multiples of the grid's own multiple and of `multiple`. NumPy in, NumPy out; anything else
+        gives a JAX array. The dtype stays.
         """
         xp = np if isinstance(scene, np.ndarray) else jnp
         if scene.ndim not in (3, 4):
             raise LayoutError(f"Expected a batch of scenes [b H W c] or [b H W], found shape {scene.shape}.")
         height, width = scene.shape[1:3]
-        h, w = self.region_size(height, width, multiple)
+        coarser = dataclasses.replace(self, multiple=math.lcm(self.multiple, multiple))
+        h, w = coarser.region_size(height, width)
         pads = [(0, 0), (0, h * self.rows - height), (0, w * self.cols - width)] + [(0, 0)] * (scene.ndim - 3)
         padded = xp.pad(scene, pads, constant_values=fill) if any(map(any, pads)) else scene
         return rearrange(padded, "b (i h) (j w) ... -> b (i j) h w ...", i=self.rows, j=self.cols)

@@ -11,7 +11,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from holojax.parallel import Layout
+from holojax.models.base import SceneModel
+from holojax.parallel import Layout, RegionGrid
 
 
 @jax.tree_util.register_dataclass
@@ -44,9 +45,10 @@ class Structure:
     training: nnx.GraphDef
     inference: nnx.GraphDef
     constants: Any  # arrays that nobody learns, such as index tables
+    grid: RegionGrid  # how the model wants scenes cut
 
 
-def take_apart(model: nnx.Module) -> tuple[Structure, Weights]:
+def take_apart(model: SceneModel) -> tuple[Structure, Weights]:
     """Split a model into its structure and its weights (the arrays themselves, not copies).
 
     The model is left in inference mode.
@@ -56,7 +58,7 @@ def take_apart(model: nnx.Module) -> tuple[Structure, Weights]:
     model.set_attributes(use_running_average=True, raise_if_not_found=False)
     inference, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, constants = (nnx.as_pure(state) for state in states)
-    return Structure(training, inference, constants), Weights(params, stats)
+    return Structure(training, inference, constants, model.grid), Weights(params, stats)
 
 
 def put_together(structure: nnx.GraphDef, weights: Weights, constants: Any) -> nnx.Module:

@@ -57,7 +57,7 @@ def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
     return Recipe(
         structure=structure,
         layout=layout,
-        grid=RegionGrid(*cfg.model.regions),
+        grid=structure.grid,
         mean=tuple(cfg.data.mean),
         std=tuple(cfg.data.std),
         losses=losses,

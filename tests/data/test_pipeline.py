@@ -204,7 +204,8 @@ def test_a_scene_is_loaded_by_the_windows_of_its_regions(mixed, multiple):
     windows = []
     reader = mixed.scene(1).image
     layout = Layout.create(1, 4)
-    image, valid = load_scene(CountingReader(reader, windows), GRID, layout, multiple=multiple)
+    grid = dataclasses.replace(GRID, multiple=multiple)
+    image, valid = load_scene(CountingReader(reader, windows), grid, layout)
     pixels, _ = reader.read()
     np.testing.assert_array_equal(GRID.stitch(np.asarray(image), 23, 17)[0], pixels)
     assert GRID.stitch(np.asarray(valid), 23, 17).all()

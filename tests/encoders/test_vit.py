@@ -63,7 +63,7 @@ def test_without_positions_tokens_may_be_in_any_order():
 
 
 def test_sincos_tells_column_then_row_in_sines_then_cosines():
-    positions = np.asarray(sincos_positions(3, 5, 16))
+    positions = np.asarray(sincos_positions(jnp.arange(3.0)[None], jnp.arange(5.0)[None], 16)[0])
     wave = 10000.0 ** (-np.arange(4) / 4)
     expected = [f(p * wave) for p in (4, 2) for f in (np.sin, np.cos)]
     np.testing.assert_allclose(positions[2, 4], np.concatenate(expected), atol=1e-5)

@@ -153,8 +153,6 @@ def test_what_does_not_fit_is_refused_before_anything_runs():
         holojax.segment(model, images[..., :2], Layout.create(region=2))
     with pytest.raises(ConfigError, match=r"float images"):
         holojax.segment(model, jnp.zeros((1, 64, 64, 3), jnp.uint8), Layout.create(region=2))
-    with pytest.raises(ConfigError, match=r'"exact" .* is not available in this version'):
-        holojax.build_model(RINGFORMER | dict(border="exact"))
     with pytest.raises(ConfigError, match=r"model.context.stages: expected numbers 0 to 3, found \[4\]"):
         holojax.build_model(RINGFORMER | dict(context=dict(name="cdcr", stages=(4,))))
     assert model.grid == RegionGrid(2, 4)
