@@ -6,12 +6,22 @@ import jax
 from jax import lax
 
 from holojax.attention.all_to_all import all_to_all_attention
-from holojax.attention.ring import hop_attention, ring_attention
-from holojax.parallel.mesh import legal_exchange
+from holojax.attention.hop import hop_attention
+from holojax.attention.hybrid import hybrid_attention
+from holojax.attention.ring import ring_attention
+from holojax.ops.attention import check_tokens
+from holojax.parallel.exchange import Held, Plan, Topology, choose_exchange, legal_plan
 
-__all__ = ["all_to_all_attention", "hop_attention", "ring_attention", "scene_attention"]
-
-_EXCHANGES = {"all_to_all": all_to_all_attention, "ring": ring_attention}
+__all__ = [
+    "Plan",
+    "Topology",
+    "all_to_all_attention",
+    "choose_exchange",
+    "hop_attention",
+    "hybrid_attention",
+    "ring_attention",
+    "scene_attention",
+]
 
 
 def scene_attention(
@@ -25,7 +35,11 @@ def scene_attention(
 ) -> jax.Array:
     """Attend over all tokens along `axis_name` by the preferred exchange where the mesh allows it, else by another.
 
-    The result is the same (`parallel.mesh.legal_exchange` says which is taken). Arguments as `ring_attention`.
+    The result is the same (`parallel.exchange.legal_plan` says which is taken). Arguments as `hybrid_attention`;
+    `exchange` is "all_to_all", "ring" or "hybrid", which leaves the choice to the planner.
     """
-    legal = legal_exchange(exchange, q.shape[2], lax.axis_size(axis_name))
-    return _EXCHANGES[legal](q, k, v, axis_name=axis_name, kv_mask=kv_mask)
+    check_tokens(q, k, v, kv_mask)
+    b, n, heads, width = q.shape
+    held = Held(n, k.shape[1], heads, width, q.dtype.itemsize, b)
+    plan = legal_plan(exchange, held, lax.axis_size(axis_name), Topology.of_processes())
+    return hybrid_attention(q, k, v, axis_name=axis_name, heads_parallel=plan.heads_parallel, kv_mask=kv_mask)

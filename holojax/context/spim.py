@@ -8,7 +8,7 @@ from flax import nnx
 from holojax.attention import scene_attention
 from holojax.context.layer import SceneLayer
 from holojax.errors import ConfigError
-from holojax.parallel.mesh import EXCHANGES
+from holojax.parallel.exchange import EXCHANGES
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 

@@ -1,33 +1,16 @@
-"""Attention of local queries over local keys, block by block, and the pieces from which the ring is built.
-
-Online softmax (Milakov and Gimelshein 2018; FlashAttention 2, Dao 2023): scores exist for one block of queries and
-one block of keys at a time. Statistics and partial sums are float32 whatever the inputs are.
-"""
+"""Attention of local queries over local keys, by the best kernel that the hardware has."""
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from holojax.errors import ConfigError
-from holojax.types import KeyMask, KeysValues, Queries
+from holojax.ops.blockwise import attend_blockwise
 
-BLOCK = 512
-# Large and finite: a row that has seen no key yet keeps it as its maximum, and (-inf) - (-inf) never arises.
-_LOWEST = -1e30
-
-
-class Partial(NamedTuple):
-    """Running softmax of a set of queries over the keys seen so far."""
-
-    top: jax.Array  # [b k n] largest score
-    weight: jax.Array  # [b k n] sum of exp(score - top)
-    total: jax.Array  # [b n k d] sum of exp(score - top) * value
+_FLASH_DTYPES = (jnp.float16, jnp.bfloat16)
 
 
 def check_tokens(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None) -> None:
@@ -43,92 +26,12 @@ def check_tokens(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | 
         raise ConfigError(f"kv_mask: expected shape [b m] = {k.shape[:2]}, found {kv_mask.shape}.")
 
 
-def empty_partial(q: Queries) -> Partial:
-    """Return the state of queries that have seen no key."""
-    # Made from q, not from a shape, so that inside `shard_map` it is typed as varying like q.
-    total = jnp.zeros_like(q, dtype=jnp.float32)
-    row = jnp.moveaxis(total[..., 0], 1, 2)
-    return Partial(row + _LOWEST, row, total)
-
-
-def merge_keys(
-    state: Partial, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None, block: int = BLOCK
-) -> Partial:
-    """Let the queries of `state` see more keys."""
-
-    def queries(part: tuple[Partial, jax.Array]) -> Partial:
-        state, q = part
-
-        def step(state: Partial, keys: tuple) -> tuple[Partial, None]:
-            return _merge_block(state, q, *keys), None
-
-        blocks = _key_blocks(k, v, kv_mask, block)
-        if blocks[0].shape[0] == 1:
-            return _merge_block(state, q, *(None if x is None else x[0] for x in blocks))
-        return lax.scan(step, state, blocks)[0]
-
-    if q.shape[1] <= block:
-        return queries((state, q))
-    rows = Partial(*(_cut(x, axis, block) for x, axis in zip(state, (2, 2, 1), strict=True)))
-    top, weight, total = lax.map(queries, (rows, _cut(q, 1, block)))
-    n = q.shape[1]
-    return Partial(_join(top, 2, n), _join(weight, 2, n), _join(total, 1, n))
-
-
-def finish(state: Partial, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """Return attention output [b n k d] and log-sum-exp [b k n]; where no key was seen, zeros and a very low number."""
-    seen = state.weight > 0
-    weight = jnp.where(seen, state.weight, 1.0)
-    out = state.total / jnp.moveaxis(weight, 1, 2)[..., None]
-    return out.astype(dtype), jnp.where(seen, state.top + jnp.log(weight), _LOWEST)
-
-
-def key_gradients(
-    q: Queries,
-    k: KeysValues,
-    v: KeysValues,
-    kv_mask: KeyMask | None,
-    out_grad: Queries,
-    rows: tuple[jax.Array, jax.Array],
-    block: int = BLOCK,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return float32 gradients (dq, dk, dv) that come from these keys alone.
-
-    `rows` are two float32 [b k n] arrays: the log-sum-exp over *all* keys of each query, and its delta (the sum over
-    the head's width of output times output gradient, less the gradient of the log-sum-exp). Scores are recomputed.
-    """
-    lse, delta = rows
-    n, m = q.shape[1], k.shape[1]
-    queries = (
-        _cut(q, 1, block),
-        _cut(out_grad, 1, block),
-        _cut(lse, 2, block, fill=-_LOWEST),
-        _cut(delta, 2, block),
-    )
-
-    def keys_step(dq: jax.Array, keys: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        def queries_step(
-            dkv: tuple[jax.Array, jax.Array], part: tuple
-        ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            dq, dk, dv = _gradient_block(*part, *keys)
-            return (dkv[0] + dk, dkv[1] + dv), dq
-
-        zero = jnp.zeros_like(keys[0], dtype=jnp.float32)
-        dkv, pieces = lax.scan(queries_step, (zero, zero), queries)
-        return dq + pieces, dkv
-
-    zeros = jnp.zeros_like(queries[0], dtype=jnp.float32)
-    dq, (dk, dv) = lax.scan(keys_step, zeros, _key_blocks(k, v, kv_mask, block))
-    return _join(dq, 1, n), _join(dk, 1, m), _join(dv, 1, m)
-
-
-def row_delta(out: Queries, out_grad: Queries) -> jax.Array:
-    """Return the sum over the head's width of output times its gradient, float32 [b k n]."""
-    return jnp.einsum("bnkd,bnkd->bkn", out.astype(jnp.float32), out_grad.astype(jnp.float32))
-
-
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Attend from q to k, v: softmax(q k^T / sqrt(d)) v, exact, without an array of all scores.
+
+    The kernel is chosen by `choose_kernel` for the devices of the surrounding `shard_map`, else the default ones.
+    cuDNN gives no float32 log-sum-exp that can be differentiated, so that always comes from the blockwise pass, of
+    which nothing is left in the compiled program where nobody reads it.
 
     Args:
         q: queries [b n k d], float16, bfloat16 or float32.
@@ -144,80 +47,60 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None =
         ConfigError: shapes or dtypes do not fit.
     """
     check_tokens(q, k, v, kv_mask)
-    return _attend(q, k, v, kv_mask)
+    out, lse = attend_blockwise(q, k, v, kv_mask)
+    if choose_kernel(*_hardware(), [x.dtype for x in (q, k, v)], q.shape[-1]) == "cudnn":
+        out = attend_flash(q, k, v, kv_mask)
+    return out, lse
 
 
-@jax.custom_vjp
-def _attend(q, k, v, kv_mask):
-    return finish(merge_keys(empty_partial(q), q, k, v, kv_mask), q.dtype)
+def choose_kernel(platform: str, capability: tuple[int, int] | None, dtypes: Sequence[jnp.dtype], width: int) -> str:
+    """Name the kernel for attention: "cudnn" (flash attention) where it runs, else "blockwise".
+
+    cuDNN needs a CUDA GPU of compute capability 8.0, one 16-bit dtype, and heads whose width is a multiple of 8, up
+    to 128 or from capability 9.0 on 256 (the conditions of `jax.nn.dot_product_attention`). Masks are no hindrance.
+
+    Args:
+        platform: of the devices, "cpu", "gpu" or "cuda".
+        capability: compute capability of the GPU (major, minor); None where there is none to ask, or no CUDA.
+        dtypes: of queries, keys and values.
+        width: d of a head.
+    """
+    if platform not in ("gpu", "cuda") or capability is None or capability < (8, 0):
+        return "blockwise"
+    flash_dtype = len(set(dtypes)) == 1 and dtypes[0] in _FLASH_DTYPES
+    widest = 256 if capability >= (9, 0) else 128
+    return "cudnn" if flash_dtype and width % 8 == 0 and width <= widest else "blockwise"
 
 
-def _attend_forward(q, k, v, kv_mask):
-    out, lse = _attend(q, k, v, kv_mask)
-    return (out, lse), (q, k, v, kv_mask, out, lse)
+def attend_flash(
+    q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None, implementation: str = "cudnn"
+) -> jax.Array:
+    """Attend by `jax.nn.dot_product_attention`; the output of `attend` alone.
+
+    cuDNN takes an arbitrary mask only as an array of all scores, but a number of leading keys as it is. The order of
+    keys is of no account to attention, so the visible ones are moved to the front and counted.
+    """
+    if kv_mask is None:
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    order = jnp.argsort(~kv_mask, axis=1, stable=True)
+    scene = jnp.arange(k.shape[0])[:, None]
+    # Told that no index comes twice, the gradient's scatter needs no atomic additions.
+    k, v = (x.at[scene, order].get(unique_indices=True, mode="promise_in_bounds") for x in (k, v))
+    count = kv_mask.sum(1, dtype=jnp.int32)
+    # The hidden keys are zeros, whatever a kernel writes into their gradient; a scene without keys is let to see one
+    # of them, because kernels disagree on a softmax over nothing.
+    visible = (jnp.arange(k.shape[1]) < count[:, None])[..., None, None]
+    k, v = (jnp.where(visible, x, 0) for x in (k, v))
+    lengths = jnp.maximum(count, 1)
+    out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation=implementation)
+    return jnp.where((count > 0)[:, None, None, None], out, 0)
 
 
-def _attend_backward(saved, grads):
-    q, k, v, kv_mask, out, lse = saved
-    out_grad, lse_grad = grads
-    rows = (lse, row_delta(out, out_grad) - lse_grad)
-    dq, dk, dv = key_gradients(q, k, v, kv_mask, out_grad, rows)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _merge_block(state: Partial, q, k, v, kv_mask) -> Partial:
-    score = _scores(q, k, kv_mask)
-    top = jnp.maximum(state.top, score.max(-1))
-    part = jnp.exp(score - top[..., None])
-    if kv_mask is not None:
-        # Where every key so far is masked, score - top is 0, not very low.
-        part = jnp.where(kv_mask[:, None, None], part, 0.0)
-    shrink = jnp.exp(state.top - top)
-    value = jnp.einsum("bkns,bskd->bnkd", part.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    total = state.total * jnp.moveaxis(shrink, 1, 2)[..., None] + value
-    return Partial(top, state.weight * shrink + part.sum(-1), total)
-
-
-def _gradient_block(q, out_grad, lse, delta, k, v, kv_mask):
-    part = jnp.exp(_scores(q, k, kv_mask) - lse[..., None])
-    if kv_mask is not None:
-        part = jnp.where(kv_mask[:, None, None], part, 0.0)
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    dv = product("bkns,bnkd->bskd", part.astype(out_grad.dtype), out_grad)
-    dpart = product("bnkd,bskd->bkns", out_grad, v)
-    dscore = (part * (dpart - delta[..., None]) / math.sqrt(q.shape[-1])).astype(q.dtype)
-    return product("bkns,bskd->bnkd", dscore, k), product("bkns,bnkd->bskd", dscore, q), dv
-
-
-def _scores(q, k, kv_mask):
-    score = jnp.einsum("bnkd,bskd->bkns", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    return score if kv_mask is None else jnp.where(kv_mask[:, None, None], score, _LOWEST)
-
-
-def _key_blocks(k, v, kv_mask, block):
-    m = k.shape[1]
-    if kv_mask is None and m > block and m % block:
-        kv_mask = jnp.ones_like(k[:, :, 0, 0], dtype=bool)
-    return tuple(None if x is None else _cut(x, 1, block) for x in (k, v, kv_mask))
-
-
-def _cut(x: jax.Array, axis: int, block: int, fill: int | float = 0) -> jax.Array:
-    """Cut `axis` into blocks, padded with `fill`, and put the blocks first; a short axis stays one block."""
-    size = x.shape[axis]
-    block = min(block, size)
-    count = -(-size // block)
-    if count * block > size:
-        pads = [(0, 0)] * x.ndim
-        pads[axis] = (0, count * block - size)
-        x = jnp.pad(x, pads, constant_values=fill)
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :]), axis, 0)
-
-
-def _join(blocks: jax.Array, axis: int, size: int) -> jax.Array:
-    """Undo `_cut`: put the blocks back along `axis` and drop the padding."""
-    x = jnp.moveaxis(blocks, 0, axis)
-    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-    return lax.slice_in_dim(x, 0, size, axis=axis)
+def _hardware() -> tuple[str, tuple[int, int] | None]:
+    """Return platform and compute capability of the devices for which the present function is traced."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    if platform not in ("gpu", "cuda") or jax.default_backend() != "gpu":
+        return platform, None
+    major, _, minor = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")
+    return platform, (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None

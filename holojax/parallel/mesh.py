@@ -12,24 +12,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from holojax.errors import LayoutError
+from holojax.parallel.exchange import Held, Topology, legal_plan
 
 DATA, REGION = "data", "region"
-
-EXCHANGES = ("all_to_all", "ring")
-
-
-def legal_exchange(preferred: str, heads: int, devices: int) -> str:
-    """Name the exchange that attention over the scene uses on `devices` devices.
-
-    The result of attention is the same either way. `all_to_all` trades tokens for heads and so needs the head
-    count to be a multiple of the device count; where it is not, keys and values travel round the ring.
-
-    Raises:
-        LayoutError: `preferred` is no known exchange.
-    """
-    if preferred not in EXCHANGES:
-        raise LayoutError(f"context.exchange: expected one of {', '.join(EXCHANGES)}, found {preferred!r}.")
-    return "ring" if preferred == "all_to_all" and heads % devices else preferred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +108,23 @@ class Layout:
                 f"Use a multiple of {self.data} scenes a batch, or a layout with data=1."
             )
 
-    def describe(self, regions: int, heads: int | None = None, exchange: str = "all_to_all") -> str:
-        """Say in one line which devices hold what, and which exchange attention over the scene will use."""
+    def describe(
+        self,
+        regions: int,
+        heads: int | None = None,
+        exchange: str = "all_to_all",
+        kv_pool: int = 1,
+        itemsize: int = 4,
+    ) -> str:
+        """Say in one line which devices hold what, and which exchange attention over the scene will use.
+
+        Args:
+            regions: of a scene.
+            heads: of the attention; None: say nothing of the exchange.
+            exchange: the preferred one.
+            kv_pool: side of the squares over which keys are averaged, tokens.
+            itemsize: bytes of a number of queries, keys and values.
+        """
         kind = self.mesh.devices.flat[0].platform
         text = (
             f"{self.mesh.size} {kind} device(s): data {self.data} x region {self.region}; "
@@ -132,6 +132,9 @@ class Layout:
         )
         if heads is None:
             return text
-        legal = legal_exchange(exchange, heads, self.region)
-        why = "" if legal == exchange else f" ({heads} heads do not divide over {self.region} devices, same result)"
-        return f"{text}; exchange {legal}{why}"
+        # Which plan is cheapest depends on the number of keys for each query alone.
+        held = Held(queries=kv_pool**2, keys=1, heads=heads, itemsize=itemsize)
+        plan = legal_plan(exchange, held, self.region, Topology.of_processes())
+        groups = f" in groups of {plan.heads_parallel}" if plan.name == "hybrid" else ""
+        why = "" if plan.name == exchange or exchange == "hybrid" else f" ({plan.why.partition(';')[0]})"
+        return f"{text}; exchange {plan.name}{groups}{why}"

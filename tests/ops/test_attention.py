@@ -1,13 +1,19 @@
-"""Blockwise attention against the dense formula in float64."""
+"""Local attention against the dense formula: blocks, masks, and the choice of the kernel."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from holojax.errors import ConfigError
-from holojax.ops import attention
-from holojax.ops.attention import attend
+from holojax.ops import attention, blockwise
+from holojax.ops.attention import attend, attend_flash, choose_kernel
+from holojax.parallel import DATA, REGION, Layout
 
 
 def dense(q, k, v, kv_mask=None):
@@ -31,16 +37,28 @@ def draw(n, m, seed=0, masked=True):
     return q, k, v, mask, (out_grad, jax.random.normal(keys[5], (2, 3, n)))
 
 
+def check_values_and_gradients(f, q, k, v, mask, grads, atol=5e-6):
+    found, pullback = jax.vjp(jax.jit(lambda q, k, v: f(q, k, v, mask)), q, k, v)
+    expected, twin = jax.vjp(lambda q, k, v: dense(q, k, v, mask), q, k, v)
+    for a, b in zip((*found, *pullback(grads)), (*expected, *twin(grads)), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(5, 7), (33, 64), (64, 41), (16, 16)])
 def test_blocks_equal_the_dense_formula_in_values_and_gradients(monkeypatch, n, m, masked):
     for name in ("merge_keys", "key_gradients"):
-        f = getattr(attention, name)
-        monkeypatch.setattr(attention, name, lambda *a, f=f: f(*a, block=16))
-    q, k, v, mask, grads = draw(n, m, masked=masked)
-    found, pullback = jax.vjp(lambda q, k, v: attend(q, k, v, mask), q, k, v)
-    expected, twin = jax.vjp(lambda q, k, v: dense(q, k, v, mask), q, k, v)
-    for a, b in zip((*found, *pullback(grads)), (*expected, *twin(grads)), strict=True):
+        monkeypatch.setattr(blockwise, name, functools.partial(getattr(blockwise, name), block=16))
+    check_values_and_gradients(attend, *draw(n, m, masked=masked))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(n=st.integers(1, 40), m=st.integers(1, 40), block=st.integers(1, 24), seed=st.integers(0, 99))
+def test_any_block_size_gives_the_dense_formula(n, m, block, seed):
+    q, k, v, mask, _ = draw(n, m, seed)
+    mask = mask.at[1].set(False) if seed % 4 == 0 else mask
+    state = blockwise.merge_keys(blockwise.empty_partial(q), q, k, v, mask, block)
+    for a, b in zip(blockwise.finish(state, q.dtype), dense(q, k, v, mask), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
@@ -74,3 +92,77 @@ def test_inputs_that_do_not_fit_are_named():
         attend(q.astype(jnp.int32), k, v)
     with pytest.raises(ConfigError, match=r"kv_mask: expected shape \[b m\] = \(2, 6\)"):
         attend(q, k, v, mask[:, :5])
+
+
+BFLOAT, HALF, SINGLE = (jnp.dtype(x) for x in (jnp.bfloat16, jnp.float16, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtypes", "width", "kernel"),
+    [
+        ("gpu", (8, 0), [BFLOAT] * 3, 64, "cudnn"),
+        ("cuda", (8, 6), [HALF] * 3, 128, "cudnn"),
+        ("gpu", (9, 0), [BFLOAT] * 3, 256, "cudnn"),
+        ("gpu", (8, 0), [BFLOAT] * 3, 136, "blockwise"),  # too wide before Hopper
+        ("gpu", (9, 0), [BFLOAT] * 3, 264, "blockwise"),
+        ("gpu", (9, 0), [BFLOAT] * 3, 60, "blockwise"),  # no multiple of 8
+        ("gpu", (7, 5), [HALF] * 3, 64, "blockwise"),  # Turing
+        ("gpu", (9, 0), [SINGLE] * 3, 64, "blockwise"),
+        ("gpu", (9, 0), [BFLOAT, BFLOAT, HALF], 64, "blockwise"),
+        ("gpu", None, [BFLOAT] * 3, 64, "blockwise"),  # no CUDA, or no device to ask
+        ("cpu", None, [BFLOAT] * 3, 64, "blockwise"),
+        ("tpu", None, [BFLOAT] * 3, 64, "blockwise"),
+    ],
+)
+def test_flash_is_chosen_where_cudnn_has_it(platform, capability, dtypes, width, kernel):
+    assert choose_kernel(platform, capability, dtypes, width) == kernel
+
+
+@pytest.fixture
+def flash_here(monkeypatch):
+    """Take the flash path with the kernel that a CPU has for the same call."""
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: "cudnn")
+    monkeypatch.setattr(attention, "attend_flash", functools.partial(attend_flash, implementation="xla"))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_flash_path_gives_the_dense_formula_for_any_mask(flash_here, masked):
+    check_values_and_gradients(attend, *draw(9, 14, masked=masked))
+    q, k, v, _, grads = draw(4, 6)
+    mask = jnp.array([[True, False] * 3, [False] * 6])
+    check_values_and_gradients(attend, q, k, v, mask, grads)
+    assert not np.any(attend(q, k, v, mask)[0][1]), "the scene whose keys are all masked"
+
+
+def test_a_log_sum_exp_that_nobody_reads_costs_nothing(flash_here):
+    q, k, v, mask, _ = draw(2 * blockwise.BLOCK, 2 * blockwise.BLOCK)
+
+    def program(read):
+        f = jax.jit(jax.value_and_grad(lambda q, k, v: sum(x.sum() for x in attend(q, k, v, mask)[:read]), (0, 1, 2)))
+        return f.lower(q, k, v).compile().as_text()
+
+    assert " while(" in program(2), "the blocks of the log-sum-exp"
+    assert " while(" not in program(1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_flash_lowers_for_cuda_inside_shard_map(monkeypatch, masked):
+    """Lowered, not compiled and not run: no GPU is needed."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_: "cudnn")
+    place, count = P(DATA, REGION), 4 if masked else 3
+
+    def f(*x):
+        block = Layout.create(data=2, region=2).shard(
+            lambda *x: attend(*x)[0], in_specs=(place,) * count, out_specs=place
+        )
+        return block(*x).astype(jnp.float32).sum()
+
+    arrays = [jax.ShapeDtypeStruct((2, 64, 4, 64), jnp.bfloat16)] * 3
+    arrays += [jax.ShapeDtypeStruct((2, 64), jnp.bool)] * masked
+    traced = jax.jit(jax.value_and_grad(f, (0, 1, 2))).trace(*arrays)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaSoftmax" in text
+    assert "__cudnn$fmhaSoftmaxBackward" in text
