@@ -81,12 +81,12 @@ CONTEXTS = {
     "spim": dict(
         heads=8,  # attention heads over the scene; never taken from the number of devices
         stages=(0, 1, 2, 3),  # encoder stages after which regions see each other
-        exchange=Choice(("all_to_all", "ring")),  # how keys and values reach the queries
+        exchange=Choice(("all_to_all", "ring", "hybrid")),  # how keys and values reach the queries
         residual=Choice(("double", "single")),  # double, as REST's code: the mixer's input is added twice
         placement=Choice(("side", "trunk"), none=True),  # its result goes to the decoder only, or to
         # the next stage too; None: trunk for convnext, else side
         kv_pool=PerStage(1),  # keys and values are averaged over kv_pool x kv_pool tokens of the scene
-        position="none",  # position code of queries and keys
+        position=Choice(("none", "rope2d")),  # rope2d: queries and keys know where in the scene they lie
         mlp_ratio=4.0,
         drop_path=0.0,  # probability of dropping its MLP
     ),
@@ -96,6 +96,7 @@ CONTEXTS = {
         mode=Choice(("exact", "paper")),  # one softmax over the whole ring | one softmax and residual per hop
         placement=Choice(("side", "trunk"), none=True),
         kv_pool=PerStage(1),  # as for spim
+        position=Choice(("none", "rope2d")),  # as for spim; rope2d in mode="exact" alone
         mlp_ratio=4.0,
     ),
     "none": dict(),

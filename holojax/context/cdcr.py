@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from holojax.attention import hop_attention, ring_attention
+from holojax.attention import hop_attention, scene_attention
 from holojax.context.layer import SceneLayer
 from holojax.errors import ConfigError
 from holojax.parallel.regions import RegionShard
@@ -30,6 +30,7 @@ class Cdcr(SceneLayer):
         heads: attention heads; divides `channels`.
         mode: "exact" or "paper".
         kv_pool: keys and values are averaged over kv_pool x kv_pool tokens of the scene grid before they travel.
+        position: "none" or "rope2d", rotary positions in the scene (mode="exact" alone).
         mlp_ratio: hidden width of the MLP over `channels`.
     """
 
@@ -40,18 +41,26 @@ class Cdcr(SceneLayer):
         heads: int = 8,
         mode: str = "exact",
         kv_pool: int = 1,
+        position: str = "none",
         mlp_ratio: float = 4.0,
         rngs: nnx.Rngs,
     ) -> None:
         if mode not in _MODES:
             raise ConfigError(f"context.mode: expected one of {', '.join(_MODES)}, found {mode!r}.")
-        super().__init__(channels=channels, heads=heads, kv_pool=kv_pool, mlp_ratio=mlp_ratio, rngs=rngs)
+        if mode == "paper" and position != "none":
+            raise ConfigError(
+                f'context.position: mode="paper" adds values to its queries at every hop, and position={position!r} '
+                'would turn these too. Use position="none", or mode="exact".'
+            )
+        super().__init__(
+            channels=channels, heads=heads, kv_pool=kv_pool, position=position, mlp_ratio=mlp_ratio, rngs=rngs
+        )
         self.mode = mode
 
     def exchange(self, q, k, v, kv_mask, shard, regions):
         """Send keys and values round: once round one softmax, or one softmax a hop."""
         if self.mode == "exact":
-            return ring_attention(q, k, v, axis_name=shard.axis, kv_mask=kv_mask)
+            return scene_attention(q, k, v, axis_name=shard.axis, exchange="ring", kv_mask=kv_mask)
         return hop_attention(q, k, v, axis_name=shard.axis, regions=regions, kv_mask=kv_mask) - q
 
     def __call__(

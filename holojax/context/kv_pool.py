@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jax import lax
 
-from holojax.parallel.collectives import halo
+from holojax.parallel.collectives import halo, slice_each
 from holojax.parallel.regions import RegionShard
 
 
@@ -45,6 +44,36 @@ def pool_scene_tokens(
     return total / jnp.maximum(count, 1)[..., None], mask
 
 
+def token_positions(
+    height: int, width: int, size: int, regions: int, shard: RegionShard
+) -> tuple[jax.Array, jax.Array]:
+    """Return where in the scene's token grid the tokens of `pool_scene_tokens` lie: the centres of their squares.
+
+    Args:
+        height: rows of tokens of a region, before pooling.
+        width: columns, likewise.
+        size: side of a square in tokens; 1: every token for itself.
+        regions: on this device.
+        shard: place of the regions on the mesh.
+
+    Returns:
+        Rows and columns, float32 [r * ceil(height / size) * ceil(width / size)] each, in the order of the tokens.
+    """
+    rows, cols = (
+        (place * extent + _first_square(place, extent, size))[:, None]
+        + jnp.arange(-(-extent // size)) * size
+        + jnp.float32((size - 1) / 2)
+        for place, extent in zip(shard.places(regions), (height, width), strict=True)
+    )
+    shape = (regions, rows.shape[1], cols.shape[1])
+    return tuple(jnp.broadcast_to(x, shape).reshape(-1) for x in (rows[:, :, None], cols[:, None, :]))
+
+
+def _first_square(place: jax.Array, extent: int, size: int) -> jax.Array:
+    """Return how far into the regions of a row or column of the grid the first square begins, in tokens."""
+    return (-place * extent) % size
+
+
 def _square_sums(x: jax.Array, size: int) -> jax.Array:
     return rearrange(x, "b r (h p) (w q) c -> b r h w p q c", p=size, q=size).sum((4, 5))
 
@@ -59,13 +88,9 @@ def _align_to_scene(x: jax.Array, size: int, shard: RegionShard) -> tuple[jax.Ar
     for axis, place in zip((2, 3), shard.places(local), strict=True):
         extent = x.shape[axis] - (size - 1)
         count = -(-extent // size)
-        start = (-place * extent) % size
-        pads = [(0, size - 1 if d == axis else 0) for d in range(x.ndim)]
-        x = jax.vmap(
-            lambda part, begin, length=count * size, axis=axis: lax.dynamic_slice_in_dim(part, begin, length, axis - 1),
-            in_axes=(1, 0),
-            out_axes=1,
-        )(jnp.pad(x, [(0, p) for _, p in pads]), start)
+        start = _first_square(place, extent, size)
+        padded = jnp.pad(x, [(0, size - 1 if d == axis else 0) for d in range(x.ndim)])
+        x = slice_each(padded, start, count * size, axis)
         owned.append(start[:, None] + jnp.arange(count) * size < extent)
     rows, cols = owned
     return x, rows[None, :, :, None] & cols[None, :, None, :]

@@ -8,14 +8,16 @@ import jax
 from einops import rearrange
 from flax import nnx
 
-from holojax.context.kv_pool import pool_scene_tokens
+from holojax.context.kv_pool import pool_scene_tokens, token_positions
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import drop_path
 from holojax.ops.gelu import gelu
+from holojax.ops.rotary import check_rotary_width, rotate
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
 _INIT = nnx.initializers.xavier_uniform()
+_POSITIONS = ("none", "rope2d")
 
 
 class SceneLayer(nnx.Module):
@@ -28,6 +30,8 @@ class SceneLayer(nnx.Module):
         channels: width c of the tokens.
         heads: attention heads over the scene; divides `channels`. Never taken from the number of devices.
         kv_pool: keys and values are averaged over kv_pool x kv_pool tokens of the scene grid before they travel.
+        position: "none", or "rope2d": queries and keys are turned by where in the scene's token grid they lie
+            (`ops.rotary`), whatever regions and devices; pooled keys lie at the centre of their square.
         mlp_ratio: hidden width of the MLP over `channels`.
         drop_path: probability of dropping the MLP branch of a scene.
     """
@@ -38,6 +42,7 @@ class SceneLayer(nnx.Module):
         channels: int,
         heads: int,
         kv_pool: int = 1,
+        position: str = "none",
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         rngs: nnx.Rngs,
@@ -46,7 +51,11 @@ class SceneLayer(nnx.Module):
             raise ConfigError(
                 f"context.heads: expected a divisor of the {channels} channels of the stage, found {heads}."
             )
-        self.heads, self.kv_pool, self.drop_path = heads, kv_pool, drop_path
+        if position not in _POSITIONS:
+            raise ConfigError(f"context.position: expected one of {', '.join(_POSITIONS)}, found {position!r}.")
+        if position == "rope2d":
+            check_rotary_width(channels // heads)
+        self.heads, self.kv_pool, self.position, self.drop_path = heads, kv_pool, position, drop_path
         self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=_INIT, rngs=rngs)
         self.proj = nnx.Linear(channels, channels, kernel_init=_INIT, rngs=rngs)
@@ -79,6 +88,9 @@ class SceneLayer(nnx.Module):
         q = x @ kernel[:, :c] + bias[:c]
         k, v = (pooled @ kernel[:, i * c : (i + 1) * c] + bias[i * c : (i + 1) * c] for i in (1, 2))
         q, k, v = (rearrange(t, "b r h w (k d) -> b (r h w) k d", k=self.heads) for t in (q, k, v))
+        if self.position == "rope2d":
+            q = rotate(q, *token_positions(h, w, 1, r, shard))
+            k = rotate(k, *token_positions(h, w, self.kv_pool, r, shard))
         if mask is not None:
             mask = rearrange(mask, "b r h w -> b (r h w)")
         out = self.exchange(q, k, v, mask, shard, r)

@@ -13,23 +13,23 @@ from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
 _RESIDUALS = ("double", "single")
-_POSITIONS = ("none",)
 
 
 class Spim(SceneLayer):
     """Let all regions attend to the whole scene.
 
-    Dense multi-head attention over the tokens of all regions, in any order, whatever the devices; no positions.
+    Dense multi-head attention over the tokens of all regions, in any order, whatever the devices.
     REST's code adds the input once more to the layer's output (`residual="double"`), its paper does not
     (`"single"`). In the official code the head count is the number of GPUs; here it is a setting.
 
     Args:
         channels: width c of the tokens.
         heads: attention heads over the scene; divides `channels`.
-        exchange: the preferred way, "all_to_all" or "ring"; where the mesh does not allow it the other is taken.
+        exchange: the preferred way, "all_to_all", "ring" or "hybrid" (the one that sends least); where the mesh does
+            not allow it another is taken.
         residual: "double" or "single".
         kv_pool: keys and values are averaged over kv_pool x kv_pool tokens of the scene grid before they travel.
-        position: "none".
+        position: "none" or "rope2d", rotary positions in the scene.
         mlp_ratio: hidden width of the MLP over `channels`.
         drop_path: probability of dropping the MLP branch of a scene (0.3 in REST's ConvNeXt).
     """
@@ -50,12 +50,17 @@ class Spim(SceneLayer):
         for name, value, known in (
             ("exchange", exchange, EXCHANGES),
             ("residual", residual, _RESIDUALS),
-            ("position", position, _POSITIONS),
         ):
             if value not in known:
                 raise ConfigError(f"context.{name}: expected one of {', '.join(known)}, found {value!r}.")
         super().__init__(
-            channels=channels, heads=heads, kv_pool=kv_pool, mlp_ratio=mlp_ratio, drop_path=drop_path, rngs=rngs
+            channels=channels,
+            heads=heads,
+            kv_pool=kv_pool,
+            position=position,
+            mlp_ratio=mlp_ratio,
+            drop_path=drop_path,
+            rngs=rngs,
         )
         self.preferred, self.residual = exchange, residual
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from holojax.context import Cdcr, Spim
 from holojax.errors import ConfigError
+from holojax.ops.rotary import rotate
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from tests.ops.test_attention import dense
 
@@ -45,6 +46,12 @@ def pooled_twin(x, valid, size):
     return squares(x) / jnp.maximum(count, 1), count[..., 0] > 0
 
 
+def places(height, width, size):
+    """Centres of squares of the scene's token grid."""
+    rows, cols = (np.arange(0.0, extent, size, np.float32) + (size - 1) / 2 for extent in (height, width))
+    return tuple(jnp.asarray(x.ravel(), jnp.float32) for x in np.meshgrid(rows, cols, indexing="ij"))
+
+
 def layer_twin(mixer, scene, valid=None):
     """A pre-norm transformer layer on one device, written out."""
     b, h, w, c = scene.shape
@@ -55,6 +62,8 @@ def layer_twin(mixer, scene, valid=None):
     heads = lambda t: t.reshape(b, -1, HEADS, c // HEADS)  # noqa: E731
     q = heads(y @ kernel[:, :c] + bias[:c])
     k, v = (heads(pooled @ kernel[:, i * c : (i + 1) * c] + bias[i * c : (i + 1) * c]) for i in (1, 2))
+    if mixer.position == "rope2d":
+        q, k = (rotate(x, *places(h, w, size)) for x, size in ((q, 1), (k, mixer.kv_pool)))
     out, _ = dense(q, k, v, mask)
     a = scene + mixer.proj(out.reshape(b, h, w, c))
     return a + mixer.fc2(jax.nn.gelu(mixer.fc1(mixer.norm2(a)), approximate=False))
@@ -98,6 +107,25 @@ def test_spim_is_dense_attention_over_the_scene(grid, data, region, size, kv_poo
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1.0, np.abs(b).max()))
 
 
+@pytest.mark.parametrize("kv_pool", [1, 2, 3])
+def test_rotary_positions_are_those_of_the_scene_whatever_the_regions(kv_pool):
+    mixer = Spim(channels=WIDTH, heads=HEADS, kv_pool=kv_pool, position="rope2d", residual="single", rngs=nnx.Rngs(0))
+    scene, valid = scenes(6, 12, kv_pool != 3)
+    expected = layer_twin(mixer, scene, valid)
+    for grid, devices in (((1, 1), 1), ((1, 2), 2), ((2, 2), 4), ((2, 4), 8)):  # 3 x 3 tokens a region in the last
+        found = run(mixer, RegionGrid(*grid), Layout.create(region=devices), scene, valid)
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"grid {grid}")
+    plain = Spim(channels=WIDTH, heads=HEADS, kv_pool=kv_pool, residual="single", rngs=nnx.Rngs(0))
+    assert np.abs(layer_twin(plain, scene, valid) - expected).max() > 1e-2, "positions matter"
+
+
+def test_exact_cdcr_takes_rotary_positions_too():
+    mixer = Cdcr(channels=WIDTH, heads=HEADS, position="rope2d", rngs=nnx.Rngs(0))
+    scene, _ = scenes(4, 8, False)
+    found = run(mixer, RegionGrid(2, 4), Layout.create(region=4), scene)
+    np.testing.assert_allclose(found, layer_twin(mixer, scene), atol=1e-5)
+
+
 def test_the_double_residual_adds_the_input_once_more():
     scene, _ = scenes(4, 4, False)
     single, double = (Spim(channels=WIDTH, heads=HEADS, residual=r, rngs=nnx.Rngs(0)) for r in ("single", "double"))
@@ -130,5 +158,13 @@ def test_settings_that_do_not_fit_are_named():
         Spim(channels=8, heads=3, rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match=r"context.mode: expected one of exact, paper, found 'papr'"):
         Cdcr(channels=8, heads=2, mode="papr", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"context.position: expected one of none, rope2d, found 'rope'"):
+        Spim(channels=8, heads=2, position="rope", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"multiple of 4, found 2"):
+        Spim(channels=8, heads=4, position="rope2d", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r'context.position: mode="paper" adds values to its queries'):
+        Cdcr(channels=8, heads=2, mode="paper", position="rope2d", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"context.exchange: expected one of all_to_all, ring, hybrid, found 'rin'"):
+        Spim(channels=8, heads=2, exchange="rin", rngs=nnx.Rngs(0))
     with pytest.raises(ConfigError, match=r"context.residual: expected one of double, single"):
         Spim(channels=8, heads=2, residual="triple", rngs=nnx.Rngs(0))
