@@ -12,7 +12,7 @@ from jax import lax
 
 from holojax.errors import ConfigError
 from holojax.ops.attention import attend, check_tokens
-from holojax.ops.blockwise import attend_blockwise, key_gradients, row_delta
+from holojax.ops.blockwise import add_gradients, attend_blockwise, row_delta
 from holojax.parallel.collectives import align, from_region
 from holojax.parallel.regions import RegionGrid, RegionShard
 
@@ -72,7 +72,7 @@ def _hops(q, k, v, kv_mask, shard):
 
 def _forward(q, k, v, kv_mask, shard):
     def take_in(q, kv):
-        out, _ = attend(*map(_fold, (q, *kv[:2])), None if kv_mask is None else _fold(kv[2]))
+        out, _ = attend(*jax.tree.map(_fold, (q, *kv)))
         return q + out.reshape(q.shape)
 
     def hop(carry, _):
@@ -90,8 +90,12 @@ def _backward(shard, saved, out_grad):
 
     def visit(q, kv, gradients):
         """Add the gradients through one hop, the one that these queries took with these keys."""
-        found = _hop_gradients(q, kv, gradients[0].astype(q.dtype))
-        return tuple(x + y.reshape(x.shape) for x, y in zip(gradients, found, strict=True))
+        shapes = [x.shape for x in gradients]
+        q, kv, gradients = jax.tree.map(_fold, (q, kv, gradients))
+        out, lse = attend_blockwise(q, *kv)
+        out_grad = gradients[0].astype(q.dtype)
+        gradients = add_gradients(gradients, q, kv, out_grad, (lse, row_delta(out, out_grad)))
+        return tuple(x.reshape(shape) for x, shape in zip(gradients, shapes, strict=True))
 
     def hop(carry, q):
         kv, gradients = carry
@@ -113,12 +117,6 @@ def _backward(shard, saved, out_grad):
 
 
 _hops.defvjp(_forward, _backward)
-
-
-def _hop_gradients(q, kv, out_grad):
-    q, k, v, kv_mask, out_grad = (None if x is None else _fold(x) for x in (q, *kv, out_grad))
-    out, lse = attend_blockwise(q, k, v, kv_mask)
-    return key_gradients(q, k, v, kv_mask, out_grad, (lse, row_delta(out, out_grad)))
 
 
 def _fetch(tree: Any, offset: int, shard: RegionShard) -> Any:

@@ -6,11 +6,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from holojax.ops.attention import check_tokens
-from holojax.ops.blockwise import BLOCK, empty_partial, finish, key_gradients, merge_keys, row_delta
+from holojax.ops.blockwise import BLOCK, add_gradients, empty_partial, finish, merge_keys, row_delta, zero_gradients
 from holojax.parallel.collectives import align
 
 
@@ -80,21 +79,16 @@ def _backward(axis_name, stride, block, saved, out_grad):
     q, k, v, kv_mask, out, lse = saved
     rows = (lse, row_delta(out, out_grad))
 
-    def visit(kv, gradients):
-        found = key_gradients(q, *kv, out_grad, rows, block)
-        return tuple(x + y for x, y in zip(gradients, found, strict=True))
-
     def hop(carry, _):
         kv, gradients = carry
         following = _send_on(kv, axis_name, stride)
-        dq, *dkv = visit(kv, gradients)
+        dq, *dkv = add_gradients(gradients, q, kv, out_grad, rows, block)
         # The gradients of keys and values travel with them; the last step below brings them home.
         return (following, (dq, *_send_on(dkv, axis_name, stride))), None
 
-    zeros = tuple(jnp.zeros_like(x, dtype=jnp.float32) for x in (q, k, v))
-    start, hops = ((k, v, kv_mask), zeros), lax.axis_size(axis_name) // stride - 1
-    (kv, gradients), _ = lax.scan(hop, start, None, length=hops)
-    dq, *dkv = visit(kv, gradients)
+    start = ((k, v, kv_mask), zero_gradients(q, k, v))
+    (kv, gradients), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
+    dq, *dkv = add_gradients(gradients, q, kv, out_grad, rows, block)
     dk, dv = _send_on(dkv, axis_name, stride)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 

@@ -21,6 +21,9 @@ BLOCK = 512
 _LOWEST = -1e30
 
 
+Gradients = tuple[jax.Array, jax.Array, jax.Array]  # of queries [b n k d], keys and values [b m k d], float32
+
+
 class Partial(NamedTuple):
     """Running softmax of a set of queries over the keys seen so far."""
 
@@ -69,22 +72,21 @@ def finish(state: Partial, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
     return out.astype(dtype), jnp.where(seen, state.top + jnp.log(weight), _LOWEST)
 
 
-def key_gradients(
+def add_gradients(
+    gradients: Gradients,
     q: Queries,
-    k: KeysValues,
-    v: KeysValues,
-    kv_mask: KeyMask | None,
+    keys: tuple[KeysValues, KeysValues, KeyMask | None],
     out_grad: Queries,
     rows: tuple[jax.Array, jax.Array],
     block: int = BLOCK,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return float32 gradients (dq, dk, dv) that come from these keys alone.
+) -> Gradients:
+    """Add to float32 gradients (dq, dk, dv) what comes from these keys, values and mask alone.
 
     `rows` are two float32 [b k n] arrays: the log-sum-exp over *all* keys of each query, and its delta (the sum over
     the head's width of output times output gradient, less the gradient of the log-sum-exp). Scores are recomputed.
     """
-    lse, delta = rows
-    n, m = q.shape[1], k.shape[1]
+    (lse, delta), (dq, dk, dv) = rows, gradients
+    n, m = q.shape[1], dk.shape[1]
     queries = (
         _cut(q, 1, block),
         _cut(out_grad, 1, block),
@@ -92,20 +94,27 @@ def key_gradients(
         _cut(delta, 2, block),
     )
 
-    def keys_step(dq: jax.Array, keys: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def keys_step(dq: jax.Array, part: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        keys, dkv = part
+
         def queries_step(
             dkv: tuple[jax.Array, jax.Array], part: tuple
         ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-            dq, dk, dv = _gradient_block(*part, *keys)
-            return (dkv[0] + dk, dkv[1] + dv), dq
+            queries, dq = part
+            more_q, more_k, more_v = _gradient_block(*queries, *keys)
+            return (dkv[0] + more_k, dkv[1] + more_v), dq + more_q
 
-        zero = jnp.zeros_like(keys[0], dtype=jnp.float32)
-        dkv, pieces = lax.scan(queries_step, (zero, zero), queries)
-        return dq + pieces, dkv
+        dkv, dq = lax.scan(queries_step, dkv, (queries, dq))
+        return dq, dkv
 
-    zeros = jnp.zeros_like(queries[0], dtype=jnp.float32)
-    dq, (dk, dv) = lax.scan(keys_step, zeros, _key_blocks(k, v, kv_mask, block))
+    blocks = (_key_blocks(*keys, block), (_cut(dk, 1, block), _cut(dv, 1, block)))
+    dq, (dk, dv) = lax.scan(keys_step, _cut(dq, 1, block), blocks)
     return _join(dq, 1, n), _join(dk, 1, m), _join(dv, 1, m)
+
+
+def zero_gradients(q: Queries, k: KeysValues, v: KeysValues) -> Gradients:
+    """Return zeros to which `add_gradients` may add."""
+    return tuple(jnp.zeros_like(x, dtype=jnp.float32) for x in (q, k, v))
 
 
 def row_delta(out: Queries, out_grad: Queries) -> jax.Array:
@@ -128,7 +137,7 @@ def _attend_backward(saved, grads):
     q, k, v, kv_mask, out, lse = saved
     out_grad, lse_grad = grads
     rows = (lse, row_delta(out, out_grad) - lse_grad)
-    dq, dk, dv = key_gradients(q, k, v, kv_mask, out_grad, rows)
+    dq, dk, dv = add_gradients(zero_gradients(q, k, v), q, (k, v, kv_mask), out_grad, rows)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 

@@ -47,7 +47,7 @@ def check_values_and_gradients(f, q, k, v, mask, grads, atol=5e-6):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(5, 7), (33, 64), (64, 41), (16, 16)])
 def test_blocks_equal_the_dense_formula_in_values_and_gradients(monkeypatch, n, m, masked):
-    for name in ("merge_keys", "key_gradients"):
+    for name in ("merge_keys", "add_gradients"):
         monkeypatch.setattr(blockwise, name, functools.partial(getattr(blockwise, name), block=16))
     check_values_and_gradients(attend, *draw(n, m, masked=masked))
 
