@@ -6,11 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from holojax.attention import all_to_all_attention, hop_attention, ring_attention, scene_attention
+from holojax.attention import (
+    all_to_all_attention,
+    hop_attention,
+    hybrid_attention,
+    ring_attention,
+    scene_attention,
+)
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import DATA, REGION, Layout
+from holojax.parallel.exchange import EXCHANGES
 from tests.ops.test_attention import dense
 
 TOKENS, HEADS = 40, 8
@@ -32,39 +41,106 @@ def on_devices(attention, data, region, masked):
     return jax.jit(layout.shard(body, in_specs=(place,) * (4 if masked else 3), out_specs=place))
 
 
+def value_and_gradients(f, q, k, v, weights):
+    def loss(*x):
+        out = f(*x)
+        return (out * weights).sum(), out
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+
 def check_equal(f, twin, q, k, v, mask, weights):
     masks = () if mask is None else (mask,)
-    found, pullback = jax.vjp(jax.jit(lambda *x: f(*x, *masks)), q, k, v)
-    expected, pullback_twin = jax.vjp(lambda *x: twin(*x, mask), q, k, v)
-    np.testing.assert_allclose(found, expected, atol=5e-6)
-    for name, a, b in zip("qkv", pullback(weights), pullback_twin(weights), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=f"gradient of {name}")
+    gradients, found = value_and_gradients(lambda *x: f(*x, *masks), q, k, v, weights)
+    twins, expected = value_and_gradients(lambda *x: twin(*x, mask), q, k, v, weights)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for name, a, b in zip("qkv", gradients, twins, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()), err_msg=f"gradient of {name}")
+
+
+def dense_output(*x):
+    return dense(*x)[0]
+
+
+HYBRID = {size: functools.partial(hybrid_attention, heads_parallel=size) for size in (1, 2, 4, 8)}
+RING = functools.partial(ring_attention, block=4)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("data", "region"), [(1, 1), (1, 2), (2, 4), (1, 8)])
 @pytest.mark.parametrize(
-    "attention",
-    [all_to_all_attention, functools.partial(ring_attention, block=4)],
-    ids=["all_to_all", "ring"],
+    ("attention", "data", "region"),
+    [
+        *[(f, *mesh) for f in (all_to_all_attention, RING) for mesh in ((1, 1), (1, 2), (2, 4), (1, 8))],
+        *[(HYBRID[size], *mesh) for size, *mesh in ((1, 1, 1), (2, 2, 4), (2, 1, 8), (4, 1, 8), (8, 1, 8))],
+    ],
 )
 def test_equal_to_dense_attention_on_any_mesh(attention, data, region, masked):
-    q, k, v, mask, weights = draw(masked)
-    check_equal(on_devices(attention, data, region, masked), lambda *x: dense(*x)[0], q, k, v, mask, weights)
+    check_equal(on_devices(attention, data, region, masked), dense_output, *draw(masked))
 
 
-def test_a_device_whose_keys_are_all_masked_adds_nothing():
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    heads=st.integers(1, 8),
+    devices=st.integers(1, 8),
+    exchange=st.sampled_from(EXCHANGES),
+    keys=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_any_number_of_heads_goes_with_any_number_of_devices(heads, devices, exchange, keys, seed):
+    """More queries than keys too, and masks that hide all keys of a scene."""
+    random = np.random.default_rng(seed)
+    q, weights = (jnp.asarray(random.normal(size=(2, 5 * devices, heads, 4)), jnp.float32) for _ in range(2))
+    k, v = (jnp.asarray(random.normal(size=(2, keys * devices, heads, 4)), jnp.float32) for _ in range(2))
+    mask = jnp.asarray(random.random((2, keys * devices)) < 0.6).at[1].set(seed % 3 > 0)
+    f = on_devices(functools.partial(scene_attention, exchange=exchange), 1, devices, True)
+    check_equal(f, dense_output, q, k, v, mask, weights)
+
+
+@pytest.mark.parametrize("attention", [all_to_all_attention, ring_attention, HYBRID[2]])
+def test_a_device_whose_keys_are_all_masked_adds_nothing(attention):
     q, k, v, _, weights = draw(False)
     mask = jnp.ones((2, TOKENS), bool).at[:, :10].set(False).at[1].set(False)
-    for attention in (all_to_all_attention, ring_attention):
-        check_equal(on_devices(attention, 1, 4, True), lambda *x: dense(*x)[0], q, k, v, mask, weights)
+    f = on_devices(attention, 1, 4, True)
+    check_equal(f, dense_output, q, k, v, mask, weights)
+    assert not np.any(f(q, k, v, mask)[1]), "the scene whose keys are all masked"
 
 
-def test_scene_attention_takes_the_ring_where_heads_do_not_divide():
+@pytest.mark.parametrize("attention", [all_to_all_attention, ring_attention, HYBRID[2], hop_attention])
+def test_bfloat16_comes_back_as_bfloat16(attention):
+    q, k, v, mask, weights = draw(True)
+    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+    f = on_devices(attention, 1, 4, True)
+    gradients, found = value_and_gradients(lambda *x: f(*x, mask), *half, weights.astype(jnp.bfloat16))
+    twins, expected = value_and_gradients(lambda *x: f(*x, mask), q, k, v, weights)
+    for a, b in zip((found, *gradients), (expected, *twins), strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.04 * np.abs(b).max())
+
+
+def test_scene_attention_goes_another_way_where_heads_do_not_divide():
     q, k, v, mask, weights = draw(True, heads=3)
-    with pytest.raises(LayoutError, match=r"3 heads do not divide over 4 devices.*4 devices: 1 \(ring\)"):
-        on_devices(all_to_all_attention, 1, 4, True)(q, k, v, mask)
-    check_equal(on_devices(scene_attention, 1, 4, True), lambda *x: dense(*x)[0], q, k, v, mask, weights)
+    f = on_devices(scene_attention, 1, 4, True)
+    check_equal(f, dense_output, q, k, v, mask, weights)
+    assert "all-to-all" not in f.lower(q, k, v, mask).compile().as_text()
+
+
+def test_what_does_not_fit_is_named_with_what_would():
+    def refused(attention, error, message, *arrays, devices=4):
+        with pytest.raises(error, match=message):
+            on_devices(attention, 1, devices, len(arrays) == 4)(*arrays)
+
+    q, k, v, mask, _ = draw(True, heads=6)
+    legal = r"Legal heads_parallel for 6 heads on 4 devices: 1 \(ring\), 2 \(hybrid\)\."
+    refused(all_to_all_attention, LayoutError, f"6 heads do not divide over 4 devices. {legal}", q, k, v)
+    refused(HYBRID[4], LayoutError, f"6 heads do not divide over 4 devices. {legal}", q, k, v)
+    for size in (0, 3):
+        uneven = functools.partial(hybrid_attention, heads_parallel=size)
+        refused(uneven, LayoutError, f"heads_parallel={size} does not divide 4 devices. {legal}", q, k, v)
+    for attention in (all_to_all_attention, ring_attention, HYBRID[2], hop_attention, scene_attention):
+        refused(attention, ConfigError, "floating-point inputs, found int32", q.astype(int), k, v, devices=2)
+        refused(attention, ConfigError, r"\[b m\] = \(2, 20\), found \(2, 19\)", q, k, v, mask[:, :38], devices=2)
+    wrong = functools.partial(scene_attention, exchange="rings")
+    refused(wrong, LayoutError, "expected one of all_to_all, ring, hybrid, found 'rings'", q, k, v)
 
 
 def hops_one_by_one(q, k, v, mask, regions):
@@ -88,13 +164,7 @@ def test_hops_follow_the_paper_whatever_the_number_of_devices(devices, regions, 
     q, k, v, mask, weights = draw(masked)
     f = on_devices(functools.partial(hop_attention, regions=regions), 1, devices, masked)
     twin = functools.partial(hops_one_by_one, regions=devices * regions)
-    found, expected = f(q, k, v, *(() if mask is None else (mask,))), twin(q, k, v, mask)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    check = (lambda *x: f(*x)) if mask is None else (lambda *x: f(*x, mask))
-    gradients = jax.grad(lambda *x: (check(*x) * weights).sum(), argnums=(0, 1, 2))(q, k, v)
-    twins = jax.grad(lambda *x: (twin(*x, mask) * weights).sum(), argnums=(0, 1, 2))(q, k, v)
-    for a, b in zip(gradients, twins, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * max(1.0, np.abs(b).max()))
+    check_equal(f, twin, q, k, v, mask, weights)
 
 
 def test_one_region_hears_nobody():
