@@ -93,20 +93,23 @@ def ring_bytes(held: Held, devices: int, heads_parallel: int = 1) -> Bytes:
 
     Keys and values make 2 m k d numbers on a device (of more tokens and fewer heads, where they were traded), their
     mask P m bytes. Forward: G - 1 times both. Backward: the same again, and G times the float32 gradients of keys and
-    values, 2 m k d of 4 bytes, which go all the way home. Nothing if G = 1.
+    values, 2 m k d of 4 bytes, which go all the way home. The one hop of two groups is the same in both passes, and XLA
+    sends it once for both. Nothing if G = 1.
     """
     groups = devices // heads_parallel
     numbers = 2 * held.numbers(held.keys)
     mask = held.batch * held.keys * heads_parallel if held.masked else 0
     forward = (groups - 1) * (numbers * held.itemsize + mask)
-    return Bytes(forward, forward + groups * numbers * 4 if groups > 1 else 0)
+    again = forward if groups > 2 else 0
+    return Bytes(forward, again + groups * numbers * 4 if groups > 1 else 0)
 
 
 def hop_bytes(held: Held, devices: int, regions: int = 1) -> Bytes:
     """Count the bytes of `hop_attention` with `regions` regions on each device: collective-permutes.
 
     Of N = regions x devices regions one crosses each border between devices a hop. Forward: N - 1 times a region's
-    keys, values and mask. Backward: the same again with their float32 gradients. Nothing on one device.
+    keys, values and mask. Backward: the same again with their float32 gradients. On two devices both directions are
+    the same, and XLA may find a hop that it need not send again. Nothing on one device.
     """
     if devices == 1:
         return Bytes(0, 0)

@@ -40,7 +40,8 @@ def test_many_devices_trade_heads_and_few_keys_go_round():
     assert choose_exchange(4, 4096, 8).heads_parallel == 4
     assert choose_exchange(3, 4096, 8).name == "ring"
     assert choose_exchange(8, 4096, 8, keys=4096 // 49).name == "ring"
-    assert choose_exchange(8, 4096, 2).name == "all_to_all"
+    assert choose_exchange(8, 4096, 2).name == "ring", "one hop for both passes"
+    assert choose_exchange(8, 4096, 4).name == "all_to_all"
 
 
 def test_slow_links_between_nodes_keep_trades_inside_them():
