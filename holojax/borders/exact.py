@@ -172,7 +172,7 @@ class Exact(Borders):
 
         Sends c numbers a scene, and c + c sums for the gradient: places that share the maximum share its gradient.
         """
-        x = self._regions(self.hide(x, jnp.finfo(x.dtype).min))
+        x = self._regions(self.hide(x, float(jnp.finfo(x.dtype).min)))
         # pmax has no gradient, so it only finds the value; the sum below has its gradient and adds nothing to it.
         local = lax.stop_gradient(x).max((1, 2, 3), keepdims=True)
         top = lax.pmax(collectives.vary(local, (self.shard.axis,)), self.shard.axis)

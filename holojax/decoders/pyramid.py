@@ -59,5 +59,5 @@ def _halve(x: jax.Array, borders: Borders) -> jax.Array:
     # A map of one row or column cannot be halved: it stays.
     window = (1, min(2, x.shape[1]), min(2, x.shape[2]), 1)
     # Hidden places are the lowest number to the maximum, then zero again: it must not get into a product.
-    lowest = borders.hide(x, jnp.finfo(x.dtype).min)
+    lowest = borders.hide(x, float(jnp.finfo(x.dtype).min))
     return borders.hide(lax.reduce_window(lowest, -jnp.inf, lax.max, window, window, "VALID"))

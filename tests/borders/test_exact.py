@@ -1,0 +1,374 @@
+"""Every operation across borders against the same on the whole scene: values and gradients, any grid and mesh."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from holojax.borders import Exact
+from holojax.errors import ConfigError
+from holojax.ops import windows
+from holojax.ops.resize import pool, resize
+from holojax.ops.sample import bilinear_sample
+from holojax.ops.scan import linear_scan
+from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
+from tests.ops.test_attention import dense
+
+CHANNELS = 4
+GRIDS = [(1, 1), (1, 2), (3, 1), (2, 2), (2, 4), (4, 2)]
+PROPERTY = settings(max_examples=4, deadline=None, derandomize=True)
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def convolve(x, size, stride=1):
+    kernel = random(size, size, CHANNELS, 3, seed=size) / size
+    return lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def padded(x, size, shift):
+    """Whole windows of a scene, the first of which reaches out of it where they are shifted."""
+    _, h, w, _ = x.shape
+    first = size - shift if shift else 0
+    marked = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+    return jnp.pad(marked, ((0, 0), (first, -(first + h) % size), (first, -(first + w) % size), (0, 0))), first
+
+
+def mix_window(tokens, allowed):
+    """Stand in for window attention: any token counts by its place, as long as it is allowed."""
+    t = tokens.shape[1]
+    if allowed is not None:
+        tokens = jnp.where(allowed.swapaxes(1, 2), tokens, 0)
+    return jnp.einsum("qs,msc->mqc", random(t, t, seed=7), tokens)
+
+
+def dense_windows(x, size, shift):
+    marked, first = padded(x, size, shift)
+    cut = windows.cut_windows(marked, size)
+    y = mix_window(cut[..., :-1], cut[..., -1:].swapaxes(1, 2) > 0)
+    y = windows.merge_windows(y, size, *marked.shape[1:3])
+    return y[:, first : first + x.shape[1], first : first + x.shape[2]]
+
+
+def attend(attention, x, kv_mask=None):
+    tokens = x.reshape(x.shape[0], -1, 2, x.shape[-1] // 2)
+    y = attention(tokens, jnp.sin(tokens), jnp.cos(tokens), kv_mask)
+    return y.reshape(x.shape)
+
+
+def decays(x):
+    return 0.5 + 0.5 * jax.nn.sigmoid(x)
+
+
+def moments(borders, x):
+    mean, variance, count = borders.moments(x)
+    return (x - mean) / jnp.sqrt(variance + 1) * count
+
+
+def expand(f):
+    """Make a map of one number per channel, so that it is compared like the others."""
+    return lambda x: jnp.broadcast_to(f(x, (1, 2), keepdims=True), x.shape) * jnp.cos(x)
+
+
+# name: (with borders [n h w c], on a whole scene [1 H W c], side of a region must be a multiple of)
+METHODS = {
+    "convolution 5x5": (
+        lambda e, x: convolve(e.pad(x, 2, 2, 2, 2), 5),
+        lambda x: convolve(jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), 5),
+        1,
+    ),
+    "convolution of even side": (
+        lambda e, x: convolve(e.pad(x, 1, 2, 2, 1), 4),
+        lambda x: convolve(jnp.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0))), 4),
+        1,
+    ),
+    "convolution of stride 2": (
+        lambda e, x: convolve(e.pad(x, 1, 0, 1, 0), 3, 2),
+        lambda x: convolve(jnp.pad(x, ((0, 0), (1, x.shape[1] % 2), (1, x.shape[2] % 2), (0, 0))), 3, 2),
+        2,
+    ),
+    "windows": (lambda e, x: e.map_windows(mix_window, x, 3, 0), lambda x: dense_windows(x, 3, 0), 1),
+    "shifted windows": (lambda e, x: e.map_windows(mix_window, x, 4, 1), lambda x: dense_windows(x, 4, 1), 1),
+    "attend": (
+        lambda e, x: attend(e.attend, x, e.key_mask(*x.shape[1:3])),
+        lambda x: attend(lambda *y: dense(*y)[0], x),
+        1,
+    ),
+    "enlarge": (
+        lambda e, x: e.resize(x, (3 * x.shape[1], 2 * x.shape[2])),
+        lambda x: resize(x, (3 * x.shape[1], 2 * x.shape[2])),
+        1,
+    ),
+    "halve": (
+        lambda e, x: e.resize(x, (x.shape[1] // 2, x.shape[2])),
+        lambda x: resize(
+            jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)), "edge"), (-(-x.shape[1] // 2), x.shape[2])
+        ),
+        2,
+    ),
+    "nearest": (
+        lambda e, x: e.resize(x, (2 * x.shape[1], 3 * x.shape[2]), "nearest"),
+        lambda x: resize(x, (2 * x.shape[1], 3 * x.shape[2]), "nearest"),
+        1,
+    ),
+    "pool": (
+        lambda e, x: e.map_pooled(lambda y, _: jnp.sin(y), x, 3),
+        lambda x: resize(jnp.sin(pool(x, 3)), x.shape[1:3]),
+        1,
+    ),
+    "sum": (lambda e, x: e.sum(x) * jnp.cos(x), expand(jnp.sum), 1),
+    "mean": (lambda e, x: e.mean(x) * jnp.cos(x), expand(jnp.mean), 1),
+    "max": (lambda e, x: e.max(x) * jnp.cos(x), expand(jnp.max), 1),
+    "norm": (
+        lambda e, x: e.norm(x) * jnp.cos(x),
+        expand(lambda x, axes, keepdims: jnp.sqrt((x * x).sum(axes, keepdims=keepdims))),
+        1,
+    ),
+    "scan down": (lambda e, x: e.scan(decays(x), x, "rows"), lambda x: linear_scan(decays(x), x, 1), 1),
+    "scan up": (lambda e, x: e.scan(decays(x), x, "rows", True), lambda x: linear_scan(decays(x), x, 1, True), 1),
+    "scan right": (lambda e, x: e.scan(decays(x), x, "cols"), lambda x: linear_scan(decays(x), x, 2), 1),
+    "scan left": (lambda e, x: e.scan(decays(x), x, "cols", True), lambda x: linear_scan(decays(x), x, 2, True), 1),
+    "sample": (lambda e, x: sampled(e, x), lambda x: dense_sampled(x), 1),
+    "table": (
+        lambda e, x: x + e.spread(random(5, 4, CHANNELS, seed=3), *x.shape[1:3]),
+        lambda x: x + resize(random(1, 5, 4, CHANNELS, seed=3), x.shape[1:3], "bicubic"),
+        1,
+    ),
+}
+
+
+def dense_halved(x):
+    """Halve the rows; a row without a partner stays as it is."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)), "edge")
+    return resize(x, (x.shape[1] // 2, x.shape[2]))
+
+
+def complete(x, size):
+    """Extend a map with zeros at the bottom and right."""
+    return jnp.pad(x, ((0, 0), (0, size[0] - x.shape[1]), (0, size[1] - x.shape[2]), (0, 0)))
+
+
+def wander(x, rows, cols):
+    """Positions relative to each place, which depend on the map and lead over all the scene and out of it."""
+    reach = 4 * x[..., :2]
+    return jnp.stack([rows, cols], -1) + reach
+
+
+def sampled(e, x):
+    n, h, w, _ = x.shape
+    rows, cols = jnp.meshgrid(jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32), indexing="ij")
+    return e.sample(x, wander(x, rows, cols).reshape(n, h * w, 2)).reshape(x.shape)
+
+
+def dense_sampled(x):
+    _, h, w, _ = x.shape
+    rows, cols = jnp.meshgrid(jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32), indexing="ij")
+    return bilinear_sample(x, wander(x, rows, cols).reshape(1, h * w, 2)).reshape(x.shape)
+
+
+def across(method, grid, devices, valid):
+    """Turn a function of borders and maps into one of whole scenes [b H W c], on a mesh."""
+    layout, place = Layout.create(region=devices), P(DATA, REGION)
+
+    def body(x, valid):
+        b, r = x.shape[:2]
+        borders = Exact(
+            shard=RegionShard(grid), scenes=b, valid=valid.reshape(-1, *valid.shape[2:]), axes=(DATA, REGION)
+        )
+        y = method(borders, x.reshape(-1, *x.shape[2:]))
+        return y.reshape(b, r, *y.shape[1:])
+
+    sharded = layout.shard(body, in_specs=(place, place), out_specs=place)
+
+    def f(x):
+        y = sharded(grid.split(x), grid.split(valid))
+        return grid.stitch(y, y.shape[2] * grid.rows, y.shape[3] * grid.cols)
+
+    return f
+
+
+def value_and_gradient(f, x, weight):
+    """Return f(x), 1 where it does not count, and the gradient of a sum over the rest."""
+
+    def loss(x):
+        y = f(x)
+        counted = jnp.where(weight(y) != 0, y, 0)
+        return (counted * weight(y)).sum(), counted
+
+    (_, y), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
+    return y, grad
+
+
+def close(found, expected, relative, what):
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(found, expected, atol=relative * scale, rtol=0, err_msg=what)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@PROPERTY
+@given(
+    grid=st.sampled_from(GRIDS),
+    devices=st.sampled_from([1, 2, 4, 8]),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    missing=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+)
+def test_a_cut_scene_gives_what_the_whole_one_gives(name, grid, devices, size, missing):
+    method, twin, multiple = METHODS[name]
+    grid = RegionGrid(*grid)
+    h, w = (s * multiple for s in size)
+    canvas = (grid.rows * h, grid.cols * w)
+    # Two scenes: one fills the canvas, the other ends before it; beyond its end lies rubbish.
+    ends = [canvas, tuple(max(full - less, 1) for full, less in zip(canvas, missing, strict=True))]
+    x = random(2, *canvas, CHANNELS)
+    valid = np.zeros((2, *canvas), bool)
+    for i, (rows, cols) in enumerate(ends):
+        valid[i, :rows, :cols] = True
+
+    twins = [jax.eval_shape(twin, x[i : i + 1, :rows, :cols]) for i, (rows, cols) in enumerate(ends)]
+
+    def weight(y):
+        mask = np.zeros(y.shape, np.float32)
+        for i, part in enumerate(twins):
+            mask[i, : part.shape[1], : part.shape[2]] = 1
+        return mask * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+
+    devices = math.gcd(devices, grid.count)
+    found, grad = value_and_gradient(across(method, grid, devices, valid), x, weight)
+
+    def whole(x):
+        parts = (twin(x[i : i + 1, :rows, :cols]) for i, (rows, cols) in enumerate(ends))
+        return jnp.concatenate([complete(part, found.shape[1:3]) for part in parts])
+
+    expected, expected_grad = value_and_gradient(whole, x, weight)
+    close(found, expected, 2e-6, "values")
+    close(grad, expected_grad, 1e-5, "gradient")
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(PROPERTY, max_examples=2)
+@given(grid=st.sampled_from(GRIDS[1:]), size=st.tuples(st.integers(1, 4), st.integers(1, 4)), seed=st.integers(0, 99))
+def test_holes_in_a_scene_are_invisible_and_alike_on_any_grid(name, grid, size, seed):
+    method, _, multiple = METHODS[name]
+    grid = RegionGrid(*grid)
+    canvas = grid.rows * size[0] * multiple, grid.cols * size[1] * multiple
+    valid = np.random.default_rng(seed).random((1, *canvas)) > 0.3
+    x = random(1, *canvas, CHANNELS, seed=seed)
+
+    def weight(y):
+        # A place of the result counts if all that it stems from is valid (several pixels in one place, or the reverse).
+        mask = valid.astype(np.float32)
+        for axis in (1, 2):
+            if y.shape[axis] >= mask.shape[axis]:
+                mask = mask.repeat(y.shape[axis] // mask.shape[axis], axis)
+            else:
+                mask = mask.reshape(*mask.shape[:axis], y.shape[axis], -1, *mask.shape[axis + 1 :]).max(axis + 1)
+        return mask[..., None] * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+
+    expected, expected_grad = value_and_gradient(across(method, RegionGrid(1, 1), 1, valid), x, weight)
+    f = across(method, grid, grid.count if grid.count != 3 else 3, valid)
+    found, grad = value_and_gradient(f, x, weight)
+    close(found, expected, 4e-6, "values")
+    close(grad, expected_grad, 1e-5, "gradient")
+    rubbish = jnp.where(valid[..., None], x, 100.0)
+    np.testing.assert_array_equal(value_and_gradient(f, rubbish, weight)[0], found)
+    np.testing.assert_array_equal(np.asarray(grad)[~valid], 0)
+
+
+@PROPERTY
+@given(
+    grid=st.sampled_from(GRIDS),
+    devices=st.sampled_from([1, 2, 4, 8]),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    distance=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+)
+def test_rolling_the_canvas(grid, devices, size, distance):
+    grid = RegionGrid(*grid)
+    x = random(2, grid.rows * size[0], grid.cols * size[1], 2)
+    valid = np.ones(x.shape[:3], bool)
+    f = across(lambda e, x: e.roll(x, *distance), grid, math.gcd(devices, grid.count), valid)
+    np.testing.assert_array_equal(jax.jit(f)(x), jnp.roll(x, distance, (1, 2)))
+
+
+@pytest.mark.parametrize(("grid", "devices"), [((1, 1), 1), ((2, 2), 2), ((4, 2), 8)])
+def test_enlarging_by_no_whole_factor(grid, devices):
+    grid = RegionGrid(*grid)
+    x = random(1, 4 * grid.rows, 3 * grid.cols, 2)
+    f = across(lambda e, x: e.resize(x, (7, 5)), grid, devices, np.ones(x.shape[:3], bool))
+    np.testing.assert_allclose(jax.jit(f)(x), resize(x, (7 * grid.rows, 5 * grid.cols)), atol=2e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batch_statistics_leave_padding_out(devices):
+    grid, x = RegionGrid(4, 2), random(2, 12, 8, 3) + 3
+    valid = np.zeros((2, 12, 8), bool)
+    valid[0, :7], valid[1, :, :5] = True, True
+    # A map of half the resolution: its places are valid if any of their pixels is.
+    wide, mask = np.repeat(np.repeat(valid, 2, 1), 2, 2), valid
+    wide[0, 13] = False  # the second pixel row of the last valid row
+
+    def statistics(e, x):
+        mean, variance, count = e.moments(x)
+        return jnp.broadcast_to(jnp.stack([mean, variance, jnp.broadcast_to(count, 3)], -1), (*x.shape[:3], 3, 3))
+
+    layout, place = Layout.create(region=devices), P(DATA, REGION)
+
+    def body(x, valid):
+        borders = Exact(
+            shard=RegionShard(grid), scenes=2, valid=valid.reshape(-1, *valid.shape[2:]), axes=(DATA, REGION)
+        )
+        return borders.moments(x.reshape(-1, *x.shape[2:]))
+
+    sharded = jax.jit(layout.shard(body, in_specs=(place, place), out_specs=P()))
+    mean, variance, count = sharded(grid.split(x), grid.split(wide))
+    kept = np.asarray(x)[mask]
+    assert int(count) == len(kept)
+    np.testing.assert_allclose(mean, kept.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, kept.var(0), rtol=1e-5)
+
+
+def test_maxima_that_several_places_share_share_their_gradient():
+    grid, x = RegionGrid(2, 2), jnp.zeros((1, 4, 4, 1)).at[0, 0, 0].set(2).at[0, 3, 3].set(2)
+    f = across(lambda e, x: e.max(x), grid, 4, np.ones((1, 4, 4), bool))
+    grad = jax.jit(jax.grad(lambda x: f(x).sum()))(x)[0, ..., 0]
+    expected = np.zeros((4, 4))
+    expected[0, 0] = expected[3, 3] = 2  # four regions have the scene's maximum
+    np.testing.assert_allclose(grad, expected, rtol=1e-6)
+
+
+def test_a_token_without_a_place_counts_once_in_a_scene():
+    grid, x = RegionGrid(2, 4), random(2, 6, 8, 4)
+    valid = np.ones((2, 6, 8), bool)
+    valid[1, 4:] = False
+
+    def method(e, x):
+        extra = jnp.full((x.shape[0], 1, 2, 2), 0.7)
+        tokens = jnp.concatenate([extra, x.reshape(x.shape[0], -1, 2, 2)], 1)
+        y = e.attend(tokens, tokens, tokens, e.key_mask(*x.shape[1:3], 1))
+        return y[:, 1:].reshape(x.shape) + y[:, :1].reshape(-1, 1, 1, 4)
+
+    found = jax.jit(across(method, grid, 4, valid))(x)
+    for i, rows in enumerate((6, 4)):
+        tokens = jnp.concatenate([jnp.full((1, 1, 2, 2), 0.7), x[i : i + 1, :rows].reshape(1, -1, 2, 2)], 1)
+        y = dense(tokens, tokens, tokens, None)[0]
+        expected = y[:, 1:].reshape(1, rows, 8, 4) + y[:, :1].reshape(1, 1, 1, 4)
+        np.testing.assert_allclose(found[i : i + 1, :rows], expected, atol=2e-6)
+
+
+def test_what_cannot_be_is_refused():
+    grid, x = RegionGrid(1, 2), random(1, 4, 8, 2)
+    run = functools.partial(across, grid=grid, devices=2, valid=np.ones((1, 4, 8), bool))
+    with pytest.raises(ConfigError, match="bilinear or nearest, found 'bicubic'"):
+        run(lambda e, x: e.resize(x, (8, 8), "bicubic"))(x)
+    with pytest.raises(ConfigError, match="unknown axis 'depth'; known: rows, cols"):
+        run(lambda e, x: e.scan(x, x, "depth"))(x)
+    with pytest.raises(ConfigError, match="found 4 and 3 places a region"):
+        run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))(x)
