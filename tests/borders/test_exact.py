@@ -1,6 +1,5 @@
 """Every operation across borders against the same on the whole scene: values and gradients, any grid and mesh."""
 
-import functools
 import math
 
 import jax
@@ -67,11 +66,6 @@ def attend(attention, x, kv_mask=None):
 
 def decays(x):
     return 0.5 + 0.5 * jax.nn.sigmoid(x)
-
-
-def moments(borders, x):
-    mean, variance, count = borders.moments(x)
-    return (x - mean) / jnp.sqrt(variance + 1) * count
 
 
 def expand(f):
@@ -176,7 +170,7 @@ def dense_sampled(x):
 
 
 def across(method, grid, devices, valid):
-    """Turn a function of borders and maps into one of whole scenes [b H W c], on a mesh."""
+    """Turn a function of borders and maps into one of stacks of regions [b r h w c], on a mesh."""
     layout, place = Layout.create(region=devices), P(DATA, REGION)
 
     def body(x, valid):
@@ -188,24 +182,42 @@ def across(method, grid, devices, valid):
         return y.reshape(b, r, *y.shape[1:])
 
     sharded = layout.shard(body, in_specs=(place, place), out_specs=place)
+    cut = jax.device_put(grid.split(np.asarray(valid)), layout.scenes)
+    return lambda x: sharded(x, cut)
 
-    def f(x):
-        y = sharded(grid.split(x), grid.split(valid))
-        return grid.stitch(y, y.shape[2] * grid.rows, y.shape[3] * grid.cols)
 
-    return f
+def stitched(grid, stack):
+    return grid.stitch(np.asarray(stack), stack.shape[2] * grid.rows, stack.shape[3] * grid.cols)
+
+
+def on_regions(method, grid, devices, valid, x):
+    """Run a method on whole scenes, cut and stitched on the host."""
+    y = jax.jit(across(method, grid, devices, valid))(grid.split(np.asarray(x)))
+    return stitched(grid, y)
 
 
 def value_and_gradient(f, x, weight):
-    """Return f(x), 1 where it does not count, and the gradient of a sum over the rest."""
+    """Return f(x), 0 where the weight is, and the gradient of the weighted sum."""
 
     def loss(x):
-        y = f(x)
-        counted = jnp.where(weight(y) != 0, y, 0)
-        return (counted * weight(y)).sum(), counted
+        y = jnp.where(weight != 0, f(x), 0)
+        return (y * weight).sum(), y
 
     (_, y), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(x)
     return y, grad
+
+
+def on_regions_with_gradient(method, grid, devices, valid, x, weight):
+    """`value_and_gradient` of whole scenes, cut and stitched on the host."""
+    f = across(method, grid, devices, valid)
+    pair = value_and_gradient(f, *(grid.split(np.asarray(part)) for part in (x, weight)))
+    return tuple(stitched(grid, part) for part in pair)
+
+
+def weights(mask, channels):
+    """Weigh the places of a mask [b H W] differently, the others by 0."""
+    weight = np.cos(np.arange(mask.size * channels, dtype=np.float32)).reshape(*mask.shape, channels)
+    return np.where(mask[..., None], weight, np.float32(0))
 
 
 def close(found, expected, relative, what):
@@ -234,20 +246,16 @@ def test_a_cut_scene_gives_what_the_whole_one_gives(name, grid, devices, size, m
         valid[i, :rows, :cols] = True
 
     twins = [jax.eval_shape(twin, x[i : i + 1, :rows, :cols]) for i, (rows, cols) in enumerate(ends)]
-
-    def weight(y):
-        mask = np.zeros(y.shape, np.float32)
-        for i, part in enumerate(twins):
-            mask[i, : part.shape[1], : part.shape[2]] = 1
-        return mask * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
-
-    devices = math.gcd(devices, grid.count)
-    found, grad = value_and_gradient(across(method, grid, devices, valid), x, weight)
+    mask = np.zeros((2, *twins[0].shape[1:3]), bool)
+    for i, part in enumerate(twins):
+        mask[i, : part.shape[1], : part.shape[2]] = True
+    weight = weights(mask, twins[0].shape[-1])
 
     def whole(x):
         parts = (twin(x[i : i + 1, :rows, :cols]) for i, (rows, cols) in enumerate(ends))
-        return jnp.concatenate([complete(part, found.shape[1:3]) for part in parts])
+        return jnp.concatenate([complete(part, mask.shape[1:]) for part in parts])
 
+    found, grad = on_regions_with_gradient(method, grid, math.gcd(devices, grid.count), valid, x, weight)
     expected, expected_grad = value_and_gradient(whole, x, weight)
     close(found, expected, 2e-6, "values")
     close(grad, expected_grad, 1e-5, "gradient")
@@ -263,24 +271,24 @@ def test_holes_in_a_scene_are_invisible_and_alike_on_any_grid(name, grid, size, 
     valid = np.random.default_rng(seed).random((1, *canvas)) > 0.3
     x = random(1, *canvas, CHANNELS, seed=seed)
 
-    def weight(y):
-        # A place of the result counts if all that it stems from is valid (several pixels in one place, or the reverse).
-        mask = valid.astype(np.float32)
-        for axis in (1, 2):
-            if y.shape[axis] >= mask.shape[axis]:
-                mask = mask.repeat(y.shape[axis] // mask.shape[axis], axis)
-            else:
-                mask = mask.reshape(*mask.shape[:axis], y.shape[axis], -1, *mask.shape[axis + 1 :]).max(axis + 1)
-        return mask[..., None] * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+    # A place of the result counts if any of the pixels that it stands for is valid.
+    shape = jax.eval_shape(across(method, RegionGrid(1, 1), 1, valid), x[:, None]).shape[2:]
+    mask = valid
+    for axis, extent in ((1, shape[0]), (2, shape[1])):
+        if extent >= mask.shape[axis]:
+            mask = mask.repeat(extent // mask.shape[axis], axis)
+        else:
+            mask = mask.reshape(*mask.shape[:axis], extent, -1, *mask.shape[axis + 1 :]).any(axis + 1)
+    weight = weights(mask, shape[-1])
 
-    expected, expected_grad = value_and_gradient(across(method, RegionGrid(1, 1), 1, valid), x, weight)
-    f = across(method, grid, grid.count if grid.count != 3 else 3, valid)
-    found, grad = value_and_gradient(f, x, weight)
+    expected, expected_grad = on_regions_with_gradient(method, RegionGrid(1, 1), 1, valid, x, weight)
+    found, grad = on_regions_with_gradient(method, grid, grid.count, valid, x, weight)
     close(found, expected, 4e-6, "values")
     close(grad, expected_grad, 1e-5, "gradient")
+    np.testing.assert_array_equal(grad[~valid], 0)
     rubbish = jnp.where(valid[..., None], x, 100.0)
-    np.testing.assert_array_equal(value_and_gradient(f, rubbish, weight)[0], found)
-    np.testing.assert_array_equal(np.asarray(grad)[~valid], 0)
+    again, _ = on_regions_with_gradient(method, grid, grid.count, valid, rubbish, weight)
+    np.testing.assert_array_equal(again, found)
 
 
 @PROPERTY
@@ -294,16 +302,16 @@ def test_rolling_the_canvas(grid, devices, size, distance):
     grid = RegionGrid(*grid)
     x = random(2, grid.rows * size[0], grid.cols * size[1], 2)
     valid = np.ones(x.shape[:3], bool)
-    f = across(lambda e, x: e.roll(x, *distance), grid, math.gcd(devices, grid.count), valid)
-    np.testing.assert_array_equal(jax.jit(f)(x), jnp.roll(x, distance, (1, 2)))
+    found = on_regions(lambda e, x: e.roll(x, *distance), grid, math.gcd(devices, grid.count), valid, x)
+    np.testing.assert_array_equal(found, jnp.roll(x, distance, (1, 2)))
 
 
 @pytest.mark.parametrize(("grid", "devices"), [((1, 1), 1), ((2, 2), 2), ((4, 2), 8)])
 def test_enlarging_by_no_whole_factor(grid, devices):
     grid = RegionGrid(*grid)
     x = random(1, 4 * grid.rows, 3 * grid.cols, 2)
-    f = across(lambda e, x: e.resize(x, (7, 5)), grid, devices, np.ones(x.shape[:3], bool))
-    np.testing.assert_allclose(jax.jit(f)(x), resize(x, (7 * grid.rows, 5 * grid.cols)), atol=2e-6)
+    found = on_regions(lambda e, x: e.resize(x, (7, 5)), grid, devices, np.ones(x.shape[:3], bool), x)
+    np.testing.assert_allclose(found, resize(x, (7 * grid.rows, 5 * grid.cols)), atol=2e-6)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -314,10 +322,6 @@ def test_batch_statistics_leave_padding_out(devices):
     # A map of half the resolution: its places are valid if any of their pixels is.
     wide, mask = np.repeat(np.repeat(valid, 2, 1), 2, 2), valid
     wide[0, 13] = False  # the second pixel row of the last valid row
-
-    def statistics(e, x):
-        mean, variance, count = e.moments(x)
-        return jnp.broadcast_to(jnp.stack([mean, variance, jnp.broadcast_to(count, 3)], -1), (*x.shape[:3], 3, 3))
 
     layout, place = Layout.create(region=devices), P(DATA, REGION)
 
@@ -338,7 +342,7 @@ def test_batch_statistics_leave_padding_out(devices):
 def test_maxima_that_several_places_share_share_their_gradient():
     grid, x = RegionGrid(2, 2), jnp.zeros((1, 4, 4, 1)).at[0, 0, 0].set(2).at[0, 3, 3].set(2)
     f = across(lambda e, x: e.max(x), grid, 4, np.ones((1, 4, 4), bool))
-    grad = jax.jit(jax.grad(lambda x: f(x).sum()))(x)[0, ..., 0]
+    grad = stitched(grid, jax.jit(jax.grad(lambda x: f(x).sum()))(grid.split(x)))[0, ..., 0]
     expected = np.zeros((4, 4))
     expected[0, 0] = expected[3, 3] = 2  # four regions have the scene's maximum
     np.testing.assert_allclose(grad, expected, rtol=1e-6)
@@ -355,7 +359,7 @@ def test_a_token_without_a_place_counts_once_in_a_scene():
         y = e.attend(tokens, tokens, tokens, e.key_mask(*x.shape[1:3], 1))
         return y[:, 1:].reshape(x.shape) + y[:, :1].reshape(-1, 1, 1, 4)
 
-    found = jax.jit(across(method, grid, 4, valid))(x)
+    found = on_regions(method, grid, 4, valid, x)
     for i, rows in enumerate((6, 4)):
         tokens = jnp.concatenate([jnp.full((1, 1, 2, 2), 0.7), x[i : i + 1, :rows].reshape(1, -1, 2, 2)], 1)
         y = dense(tokens, tokens, tokens, None)[0]
@@ -365,10 +369,13 @@ def test_a_token_without_a_place_counts_once_in_a_scene():
 
 def test_what_cannot_be_is_refused():
     grid, x = RegionGrid(1, 2), random(1, 4, 8, 2)
-    run = functools.partial(across, grid=grid, devices=2, valid=np.ones((1, 4, 8), bool))
+
+    def run(method):
+        return on_regions(method, grid, 2, np.ones((1, 4, 8), bool), x)
+
     with pytest.raises(ConfigError, match="bilinear or nearest, found 'bicubic'"):
-        run(lambda e, x: e.resize(x, (8, 8), "bicubic"))(x)
+        run(lambda e, x: e.resize(x, (8, 8), "bicubic"))
     with pytest.raises(ConfigError, match="unknown axis 'depth'; known: rows, cols"):
-        run(lambda e, x: e.scan(x, x, "depth"))(x)
+        run(lambda e, x: e.scan(x, x, "depth"))
     with pytest.raises(ConfigError, match="found 4 and 3 places a region"):
-        run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))(x)
+        run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))
