@@ -38,10 +38,11 @@ PAPER = RINGFORMER | dict(context=dict(name="cdcr", heads=2, stages=(1, 3), mode
 HEIGHT, WIDTH = 63, 105
 
 
-def gradients(model, images, labels, layout):
+def gradients(model, images, labels, layout, valid=None):
     """Loss and gradients in training mode: batch statistics, drop path and dropout included."""
     grid = model.grid
-    valid, pixels = grid.split(np.ones(images.shape[:3], bool), fill=False), labels.size
+    valid, pixels = np.ones(images.shape[:3], bool) if valid is None else valid, labels.size
+    images, valid = np.where(valid[..., None], images, 0), grid.split(valid, fill=False)
     model = nnx.clone(model)
     model.set_attributes(use_running_average=False, raise_if_not_found=False)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
