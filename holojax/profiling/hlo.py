@@ -163,7 +163,7 @@ class Program:
         return ("unknown",)
 
 
-def describe_frames(frames: list[tuple[str, str]], depth: int = 3) -> str:
+def describe_frames(frames: list[tuple[str, str]], depth: int = 4) -> str:
     """Name the functions of this package that led somewhere: the last one of each file, the last `depth` files.
 
     Where the package has no part in it, functions outside of installed packages are named. This room only looks on.

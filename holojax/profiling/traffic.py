@@ -66,8 +66,10 @@ def traffic(f: Callable[..., Any], *args: Any) -> list[Collective]:
     Nothing is run. Shapes without a sharding leave the placement to XLA. A persistent compilation cache may answer with
     a program whose `source`s are those of an earlier version of the code.
     """
-    jitted = f if hasattr(f, "lower") else jax.jit(f)
-    return collectives(jitted.lower(*args).compile().as_text())
+    leaves, structure = jax.tree.flatten(args)
+    # Flat, since what JAX reports of a compiled function's arguments may not fit into their own classes.
+    flat = jax.jit(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)))
+    return collectives(flat.lower(*leaves).compile().as_text())
 
 
 def collectives(text: str) -> list[Collective]:
@@ -113,6 +115,16 @@ def differences(found: Traffic, stated: Traffic, tolerance: float = 0.01) -> lis
         if abs(is_there - should) > tolerance * should:
             lines.append(f"{kind}: {is_there:,} bytes a device, stated {should:,}")
     return lines
+
+
+def beside(found: Traffic, stated: Mapping[str, Traffic]) -> str:
+    """Draw up bytes a device by kind: measured, stated by each formula, and what is left over."""
+    lines = [["bytes a device", "measured", *stated, "rest"]]
+    for kind in sorted({*found}.union(*stated.values())):
+        parts = [formula.get(kind, 0) for formula in stated.values()]
+        numbers = [found.get(kind, 0), *parts, found.get(kind, 0) - sum(parts)]
+        lines.append([kind, *(f"{number:,}" for number in numbers)])
+    return "\n".join(f"{first:<20}" + "".join(f"{cell:>18}" for cell in cells) for first, *cells in lines)
 
 
 def table(found: Iterable[Collective], devices: int = 1, rows: int = 25) -> str:
