@@ -12,7 +12,14 @@ from jax import lax
 
 from holojax.errors import ConfigError
 from holojax.ops.attention import attend, check_tokens
-from holojax.ops.blockwise import add_gradients, attend_blockwise, row_delta
+from holojax.ops.blockwise import (
+    Gradients,
+    add_gradients,
+    attend_blockwise,
+    finish_gradients,
+    row_delta,
+    swap_heads,
+)
 from holojax.parallel.collectives import align, from_region
 from holojax.parallel.regions import RegionGrid, RegionShard
 
@@ -88,23 +95,27 @@ def _forward(q, k, v, kv_mask, shard):
 def _backward(shard, saved, out_grad):
     earlier, last, k, v, kv_mask = saved
 
-    def visit(q, kv, gradients):
+    def visit(q, keys, gradients):
         """Add the gradients through one hop, the one that these queries took with these keys."""
         shapes = [x.shape for x in gradients]
-        q, kv, gradients = jax.tree.map(_fold, (q, kv, gradients))
-        out, lse = attend_blockwise(q, *kv)
-        out_grad = gradients[0].astype(q.dtype)
-        gradients = add_gradients(gradients, q, kv, out_grad, (lse, row_delta(out, out_grad)))
-        return tuple(x.reshape(shape) for x, shape in zip(gradients, shapes, strict=True))
+        q, (k, v, kv_mask), gradients = jax.tree.map(_fold, (q, keys, gradients))
+        out, lse = attend_blockwise(q, swap_heads(k), swap_heads(v), kv_mask)
+        q, out = swap_heads(q), swap_heads(out)
+        out_grad = jnp.swapaxes(gradients.dq, -2, -1).astype(q.dtype)
+        found = add_gradients(gradients, q, (k, v, kv_mask), out_grad, (lse, row_delta(out, out_grad)))
+        return Gradients(*(x.reshape(shape) for x, shape in zip(found, shapes, strict=True)))
 
     def hop(carry, q):
-        kv, gradients = carry
-        following = _fetch(kv, +1, shard)
-        dq, *dkv = visit(q, kv, gradients)
+        keys, gradients = carry
+        following = _fetch(keys, +1, shard)
+        dq, *dkv = visit(q, keys, gradients)
         # The gradients of keys and values travel with them; the last step below brings them home.
-        return following, (dq, *_fetch(dkv, +1, shard))
+        return following, Gradients(dq, *_fetch(dkv, +1, shard))
 
-    gradients = (out_grad.astype(jnp.float32), *(jnp.zeros_like(x, dtype=jnp.float32) for x in (k, v)))
+    dtypes = [x.dtype for x in (last, k, v)]
+    k, v = swap_heads(k), swap_heads(v)
+    dq = jnp.swapaxes(swap_heads(out_grad), -2, -1).astype(jnp.float32)
+    gradients = Gradients(dq, *(jnp.zeros_like(x, dtype=jnp.float32) for x in (k, v)))
     carry = (_fetch((k, v, kv_mask), +1, shard), gradients)  # the keys of the last hop are the next region's
     hops = earlier.shape[0]
     if hops:
@@ -112,8 +123,7 @@ def _backward(shard, saved, out_grad):
         carry, _ = lax.scan(lambda carry, t: (hop(carry, earlier[t]), None), carry, jnp.arange(hops - 1, 0, -1))
         last = earlier[0]
     dq, *dkv = visit(last, *carry)
-    dk, dv = _fetch(dkv, +1, shard)
-    return dq.astype(last.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    return *finish_gradients(Gradients(dq, *_fetch(dkv, +1, shard)), dtypes), None
 
 
 _hops.defvjp(_forward, _backward)

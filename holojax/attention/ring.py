@@ -9,7 +9,18 @@ import jax
 from jax import lax
 
 from holojax.ops.attention import check_tokens
-from holojax.ops.blockwise import BLOCK, add_gradients, empty_partial, finish, merge_keys, row_delta, zero_gradients
+from holojax.ops.blockwise import (
+    BLOCK,
+    Gradients,
+    add_gradients,
+    empty_partial,
+    finish,
+    finish_gradients,
+    merge_keys,
+    row_delta,
+    swap_heads,
+    zero_gradients,
+)
 from holojax.parallel.collectives import align
 
 
@@ -64,33 +75,37 @@ def _send_on(tree: Any, axis_name: str, stride: int) -> Any:
 
 
 def _forward(q, k, v, kv_mask, axis_name, stride, block):
-    def hop(carry, _):
-        kv, state = carry
-        following = _send_on(kv, axis_name, stride)  # issued first, so that it can travel while this hop is computed
-        return (following, merge_keys(state, q, *kv, block)), None
+    heads = [swap_heads(x) for x in (q, k, v)]
 
-    start = ((k, v, kv_mask), empty_partial(q))
-    (kv, state), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
-    out, lse = finish(merge_keys(state, q, *kv, block), q.dtype)
+    def hop(carry, _):
+        keys, state = carry
+        following = _send_on(keys, axis_name, stride)  # issued first, so that it can travel while this hop is computed
+        return (following, merge_keys(state, heads[0], keys, block)), None
+
+    start = ((*heads[1:], kv_mask), empty_partial(heads[0]))
+    (keys, state), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
+    out, lse = finish(merge_keys(state, heads[0], keys, block), q.dtype)
+    out = swap_heads(out)
     return out, (q, k, v, kv_mask, out, lse)
 
 
 def _backward(axis_name, stride, block, saved, out_grad):
-    q, k, v, kv_mask, out, lse = saved
+    *arrays, kv_mask, out, lse = saved
+    q, k, v, out, out_grad = (swap_heads(x) for x in (*arrays, out, out_grad))
     rows = (lse, row_delta(out, out_grad))
 
     def hop(carry, _):
-        kv, gradients = carry
-        following = _send_on(kv, axis_name, stride)
-        dq, *dkv = add_gradients(gradients, q, kv, out_grad, rows, block)
+        keys, gradients = carry
+        following = _send_on(keys, axis_name, stride)
+        dq, *dkv = add_gradients(gradients, q, keys, out_grad, rows, block)
         # The gradients of keys and values travel with them; the last step below brings them home.
-        return (following, (dq, *_send_on(dkv, axis_name, stride))), None
+        return (following, Gradients(dq, *_send_on(dkv, axis_name, stride))), None
 
-    start = ((k, v, kv_mask), zero_gradients(q, k, v))
-    (kv, gradients), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
-    dq, *dkv = add_gradients(gradients, q, kv, out_grad, rows, block)
-    dk, dv = _send_on(dkv, axis_name, stride)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    start = ((k, v, kv_mask), zero_gradients(q, (k, v, kv_mask)))
+    (keys, gradients), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
+    dq, *dkv = add_gradients(gradients, q, keys, out_grad, rows, block)
+    gradients = Gradients(dq, *_send_on(dkv, axis_name, stride))
+    return *finish_gradients(gradients, [x.dtype for x in arrays]), None
 
 
 go_round.defvjp(_forward, _backward)

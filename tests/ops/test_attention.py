@@ -57,8 +57,10 @@ def test_blocks_equal_the_dense_formula_in_values_and_gradients(monkeypatch, n, 
 def test_any_block_size_gives_the_dense_formula(n, m, block, seed):
     q, k, v, mask, _ = draw(n, m, seed)
     mask = mask.at[1].set(False) if seed % 4 == 0 else mask
-    state = blockwise.merge_keys(blockwise.empty_partial(q), q, k, v, mask, block)
-    for a, b in zip(blockwise.finish(state, q.dtype), dense(q, k, v, mask), strict=True):
+    heads = [blockwise.swap_heads(x) for x in (q, k, v)]
+    state = blockwise.merge_keys(blockwise.empty_partial(heads[0]), heads[0], (*heads[1:], mask), block)
+    out, lse = blockwise.finish(state, q.dtype)
+    for a, b in zip((blockwise.swap_heads(out), lse), dense(q, k, v, mask), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-6)
 
 
