@@ -15,6 +15,7 @@ from holojax.ops.attention import attend
 from holojax.ops.resize import bin_edges, pool, resize
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
+from holojax.parallel.collectives import align
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
 _AXES = {"rows": 1, "cols": 2}
@@ -144,6 +145,8 @@ def _complete(x: jax.Array, axis: int, size: int, fill: jax.Array | None) -> jax
     if not missing:
         return x
     shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
+    # Typed as differing between devices before it is repeated: else its gradient is summed over them at full size.
+    fill, _ = align(fill, x)
     value = jnp.zeros_like(x, shape=shape) if fill is None else jnp.broadcast_to(fill.astype(x.dtype), shape)
     return jnp.concatenate([x, value], axis)
 
