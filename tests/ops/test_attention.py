@@ -1,6 +1,7 @@
 """Local attention against the dense formula: blocks, masks, and the choice of the kernel."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,17 @@ def test_flash_lowers_for_cuda_inside_shard_map(monkeypatch, masked):
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text
     assert "__cudnn$fmhaSoftmaxBackward" in text
+
+
+def test_the_kernel_is_chosen_for_the_devices_of_the_mesh(monkeypatch):
+    """A mesh of CPU devices on a machine with a GPU takes what a CPU has."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
+    assert attention._hardware() == ("gpu", (9, 0))
+    seen = []
+    layout = Layout.create(region=2)
+    f = layout.shard(lambda x: seen.append(attention._hardware()) or x, in_specs=P(REGION), out_specs=P(REGION))
+    jax.eval_shape(f, jax.ShapeDtypeStruct((2,), jnp.float32))
+    assert seen[-1] == ("cpu", None)
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(compute_capability="gfx90a")])
+    assert attention._hardware() == ("gpu", None), "no CUDA"
