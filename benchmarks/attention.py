@@ -13,7 +13,6 @@ import functools
 import importlib.util
 import os
 import pathlib
-import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=16".strip()
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from ratios import race, report
 
 from holojax.attention import all_to_all_attention, hop_attention, hybrid_attention, ring_attention
 from holojax.ops.attention import attend
@@ -112,25 +112,8 @@ def temporaries(attention, devices, tokens):
     return gradient(attention, devices).lower(x, x, x, x).compile().memory_analysis().temp_size_in_bytes / 2**20
 
 
-def race(contestants, arrays, rounds):
-    """Return the least seconds of each of the compiled contestants, which take turns."""
-    best = dict.fromkeys(contestants, float("inf"))
-    for turn in range(rounds + 1):
-        for name, f in contestants.items():
-            started = time.perf_counter()
-            jax.block_until_ready(f(*arrays))
-            if turn:
-                best[name] = min(best[name], time.perf_counter() - started)
-    return best
-
-
 def draw(tokens, heads=HEADS, count=4):
     return [jax.random.normal(key, (1, tokens, heads, WIDTH)) for key in jax.random.split(jax.random.key(0), count)]
-
-
-def report(what, figure, limit=None):
-    verdict = "" if limit is None else f"  limit {limit:g}  {'ok' if figure <= limit else 'MISSED'}"
-    print(f"{what:86} {figure:8.3f}{verdict}", flush=True)
 
 
 def memory(_):
@@ -170,7 +153,7 @@ def local(rounds):
         for f in (dense, blockwise):
             g = jax.grad(lambda *x, f=f: (f(*x) * weights).sum(), (0, 1, 2)) if derive else f
             compiled[f.__name__] = jax.jit(g).lower(q, k, v).compile()
-        seconds = race(compiled, (q, k, v), rounds)
+        seconds = race({name: functools.partial(f, q, k, v) for name, f in compiled.items()}, rounds)
         size = {name: f.memory_analysis().temp_size_in_bytes for name, f in compiled.items()}
         limits = (None, None) if derive else (1.2, 0.1)
         for what, figure, limit in zip(("time", "memory"), (seconds, size), limits, strict=True):
@@ -180,7 +163,8 @@ def local(rounds):
 
 def ring(rounds):
     contestants = {"ours": gradient(ring_attention, 8), "autodiff": gradient(autodiff_ring, 8)}
-    seconds = race(contestants, draw(4096), rounds)
+    arrays = draw(4096)
+    seconds = race({name: functools.partial(f, *arrays) for name, f in contestants.items()}, rounds)
     report("ring / autodiff through its scan, forward and backward: time", seconds["ours"] / seconds["autodiff"], 0.6)
 
 
@@ -189,7 +173,7 @@ def peer(rounds, folder):
     contestants = {"ours": gradient(ring_attention, 8), "peer": gradient(peer_ring(folder), 8, check_vma=False)}
     ours, theirs = (f(*arrays) for f in contestants.values())
     apart = max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
-    seconds = race(contestants, arrays, rounds)
+    seconds = race({name: functools.partial(f, *arrays) for name, f in contestants.items()}, rounds)
     report(f"ring / ringattention 0.1.2 (results {apart:.0e} apart): time", seconds["ours"] / seconds["peer"], 1.0)
 
 

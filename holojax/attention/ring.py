@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 from jax import lax
@@ -21,7 +20,7 @@ from holojax.ops.blockwise import (
     swap_heads,
     zero_gradients,
 )
-from holojax.parallel.collectives import align
+from holojax.parallel.collectives import align, send_on
 
 
 def ring_attention(
@@ -67,19 +66,12 @@ def go_round(q, k, v, kv_mask, axis_name, stride, block=BLOCK):
     return _forward(q, k, v, kv_mask, axis_name, stride, block)[0]
 
 
-def _send_on(tree: Any, axis_name: str, stride: int) -> Any:
-    """Send arrays to the device `stride` further on, and receive from the one before."""
-    devices = lax.axis_size(axis_name)
-    pairs = [(d, (d + stride) % devices) for d in range(devices)]
-    return jax.tree.map(lambda x: lax.ppermute(x, axis_name, pairs), tree) if devices > stride else tree
-
-
 def _forward(q, k, v, kv_mask, axis_name, stride, block):
     heads = [swap_heads(x) for x in (q, k, v)]
 
     def hop(carry, _):
         keys, state = carry
-        following = _send_on(keys, axis_name, stride)  # issued first, so that it can travel while this hop is computed
+        following = send_on(keys, axis_name, stride)  # issued first, so that it can travel while this hop is computed
         return (following, merge_keys(state, heads[0], keys, block)), None
 
     start = ((*heads[1:], kv_mask), empty_partial(heads[0]))
@@ -96,15 +88,15 @@ def _backward(axis_name, stride, block, saved, out_grad):
 
     def hop(carry, _):
         keys, gradients = carry
-        following = _send_on(keys, axis_name, stride)
+        following = send_on(keys, axis_name, stride)
         dq, *dkv = add_gradients(gradients, q, keys, out_grad, rows, block)
         # The gradients of keys and values travel with them; the last step below brings them home.
-        return (following, Gradients(dq, *_send_on(dkv, axis_name, stride))), None
+        return (following, Gradients(dq, *send_on(dkv, axis_name, stride))), None
 
     start = ((k, v, kv_mask), zero_gradients(q, (k, v, kv_mask)))
     (keys, gradients), _ = lax.scan(hop, start, None, length=lax.axis_size(axis_name) // stride - 1)
     dq, *dkv = add_gradients(gradients, q, keys, out_grad, rows, block)
-    gradients = Gradients(dq, *_send_on(dkv, axis_name, stride))
+    gradients = Gradients(dq, *send_on(dkv, axis_name, stride))
     return *finish_gradients(gradients, [x.dtype for x in arrays]), None
 
 

@@ -148,6 +148,8 @@ class Exact(Borders):
 
     def spread(self, table, height, width):
         """Resize a table to the scene's valid extent and return the part of every region."""
+        # Typed as differing between devices before it is repeated: so its gradient is summed over them once.
+        table = collectives.vary(table, self.axes)
         return self._spread(table[None], height, width, "bicubic").astype(table.dtype)
 
     def places(self, height, width):
@@ -264,6 +266,8 @@ class Exact(Borders):
 
     def _per_region(self, x: jax.Array) -> jax.Array:
         """Give every region its scene's numbers: [b c] to [n 1 1 c]."""
+        # Typed as differing between devices before it is repeated: so its gradient is summed over them once a scene.
+        x = collectives.vary(x, (self.shard.axis,))
         return jnp.repeat(x, self._local, axis=0)[:, None, None]
 
     def _extents(self, height: int, width: int) -> list[jax.Array]:

@@ -15,6 +15,7 @@ from holojax.encoders.layers import Mlp, check_heads, drop_rates, layer_norm, li
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import derive_keys, drop_path
 from holojax.ops.windows import relative_index
+from holojax.parallel.collectives import align
 from holojax.types import Keys
 
 _EPSILON = 1e-5
@@ -186,7 +187,9 @@ class WindowAttention(nnx.Module):
         q, k, v = rearrange(qkv, "m t (s k d) -> s m k t d", s=3, k=self.heads)
         q = q * q.shape[-1] ** -0.5
         scores = jnp.einsum("mkqd,mksd->mkqs", q, k, preferred_element_type=jnp.float32)
-        scores += rearrange(self.bias_table[...][relative_index(self.window)], "q s k -> k q s")
+        # Typed as differing between devices before it is expanded: so its gradient is summed over them once, as it is.
+        table, _ = align(self.bias_table[...], qkv)
+        scores += rearrange(table[relative_index(self.window)], "q s k -> k q s")
         if allowed is not None:
             # mmseg adds -100; the same in float32. Finite, since a window may lie outside the scene altogether.
             scores = jnp.where(allowed[:, None], scores, -1e30)

@@ -67,7 +67,9 @@ def from_neighbour(x: jax.Array, rows: int, cols: int, shard: RegionShard, *, wr
 
     Beyond the grid it is zero, or with `wrap` that of the region on the other side.
     """
-    width = shard.grid.cols
+    height, width = shard.grid.rows, shard.grid.cols
+    if not wrap and (abs(rows) >= height or abs(cols) >= width):
+        return jnp.zeros_like(x)
     moved = from_region(x, rows * width + cols, shard, wrap=wrap)
     if cols == 0:
         return moved
@@ -167,11 +169,11 @@ def entering_state(
     return state
 
 
-def send_on(tree: Any, axis: str) -> Any:
-    """Send every array of `tree` to the next device round the ring along `axis`."""
+def send_on(tree: Any, axis: str, stride: int = 1) -> Any:
+    """Send every array of `tree` to the device `stride` further round the ring along `axis`."""
     devices = lax.axis_size(axis)
-    pairs = [(d, (d + 1) % devices) for d in range(devices)]
-    return jax.tree.map(lambda x: lax.ppermute(x, axis, pairs), tree) if devices > 1 else tree
+    pairs = [(d, (d + stride) % devices) for d in range(devices)]
+    return jax.tree.map(lambda x: lax.ppermute(x, axis, pairs), tree) if devices > stride else tree
 
 
 def ring_sum(f: Callable[..., jax.Array], axis: str, stay: Any, travel: Any) -> jax.Array:

@@ -53,20 +53,20 @@ def extents(scenes: int) -> dict[str, int]:
     return psum((2, scenes))
 
 
-def sums(block: Shape, *, backward: bool = False) -> dict[str, int]:
-    """A float32 sum for every channel of a scene; backward for every channel of a region."""
-    return psum(_per_region(block) if backward else _per_scene(block))
+def sums(block: Shape) -> dict[str, int]:
+    """A float32 sum for every channel of a scene; backward as much again."""
+    return psum(_per_scene(block))
 
 
 def means(block: Shape, *, backward: bool = False) -> dict[str, int]:
-    """As `sums`, and the count of places."""
-    return psum(_per_region(block)) if backward else psum(_per_scene(block), (block[0],))
+    """As `sums`, and the count of places, which has no gradient."""
+    return psum(_per_scene(block)) if backward else psum(_per_scene(block), (block[0],))
 
 
 def maxima(block: Shape, *, itemsize: int = 4, backward: bool = False) -> dict[str, int]:
     """A maximum for every channel, the number of places that share it, and a sum that carries its gradient."""
     if backward:
-        return psum(_per_region(block))
+        return psum(_per_scene(block))
     return add(psum(_per_scene(block), itemsize=itemsize), psum(_per_scene(block), _per_scene(block)))
 
 
@@ -80,10 +80,6 @@ def moments(channels: int, *, backward: bool = False) -> dict[str, int]:
 
 def _per_scene(block: Shape) -> Shape:
     return block[0], block[-1]
-
-
-def _per_region(block: Shape) -> Shape:
-    return block[0], block[1], block[-1]
 
 
 def scan(block: Shape, along: str, grid: RegionGrid, *, itemsize: int = 4) -> dict[str, int]:

@@ -48,6 +48,8 @@ def from_neighbour(
     block: Shape, rows: int, cols: int, grid: RegionGrid, *, itemsize: int = 4, wrap: bool = False
 ) -> dict[str, int]:
     """As `from_region` of the neighbour's number; with `wrap` across columns once more, from the other side."""
+    if not wrap and (abs(rows) >= grid.rows or abs(cols) >= grid.cols):
+        return {}
     devices, offset = grid.count // block[1], rows * grid.cols + cols
     parts = [from_region(block, offset, devices, itemsize=itemsize, wrap=wrap)]
     if cols and wrap:

@@ -43,8 +43,8 @@ def mixers(
 def gradients(model: SceneModel) -> dict[str, int]:
     """One sum of every parameter's gradient over all devices.
 
-    The compiler sums where a parameter meets what differs between devices: one that is read several times, or expanded
-    first (a table of relative positions), may be summed in that form.
+    The compiler sums where a parameter meets what differs between devices; one that is read several times may be
+    summed as often.
     """
     parameters = jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.Param)))
     return add({REDUCE: sum(math.prod(x.shape) * x.dtype.itemsize for x in parameters)})
