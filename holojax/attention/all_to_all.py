@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from holojax.ops.attention import attend, check_tokens
-from holojax.parallel.collectives import align
+from holojax.ops.varying import align
 from holojax.parallel.exchange import check_group
 
 

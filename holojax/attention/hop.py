@@ -20,7 +20,8 @@ from holojax.ops.blockwise import (
     row_delta,
     swap_heads,
 )
-from holojax.parallel.collectives import align, from_region
+from holojax.ops.varying import align
+from holojax.parallel.collectives import from_region
 from holojax.parallel.regions import RegionGrid, RegionShard
 
 

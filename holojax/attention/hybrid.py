@@ -8,7 +8,7 @@ from jax import lax
 from holojax.attention.all_to_all import heads_for_tokens, tokens_for_heads
 from holojax.attention.ring import go_round
 from holojax.ops.attention import attend, check_tokens
-from holojax.parallel.collectives import align
+from holojax.ops.varying import align
 from holojax.parallel.exchange import check_group
 
 

@@ -20,7 +20,8 @@ from holojax.ops.blockwise import (
     swap_heads,
     zero_gradients,
 )
-from holojax.parallel.collectives import align, send_on
+from holojax.ops.varying import align
+from holojax.parallel.collectives import send_on
 
 
 def ring_attention(

@@ -18,6 +18,7 @@ from holojax.ops import windows
 from holojax.ops.resize import interpolate, resize, source_weights
 from holojax.ops.sample import bilinear_gather
 from holojax.ops.scan import affine_scan
+from holojax.ops.varying import vary
 from holojax.parallel import collectives
 from holojax.parallel.collectives import entering_state, halo, psum, ring_sum, slice_each
 from holojax.parallel.regions import RegionGrid, RegionShard
@@ -149,7 +150,7 @@ class Exact(Borders):
     def spread(self, table, height, width):
         """Resize a table to the scene's valid extent and return the part of every region."""
         # Typed as differing between devices before it is repeated: so its gradient is summed over them once.
-        table = collectives.vary(table, self.axes)
+        table = vary(table, self.axes)
         return self._spread(table[None], height, width, "bicubic").astype(table.dtype)
 
     def places(self, height, width):
@@ -177,7 +178,7 @@ class Exact(Borders):
         x = self._regions(self.hide(x, float(jnp.finfo(x.dtype).min)))
         # pmax has no gradient, so it only finds the value; the sum below has its gradient and adds nothing to it.
         local = lax.stop_gradient(x).max((1, 2, 3), keepdims=True)
-        top = lax.pmax(collectives.vary(local, (self.shard.axis,)), self.shard.axis)
+        top = lax.pmax(vary(local, (self.shard.axis,)), self.shard.axis)
         equal = x == top
         above = jnp.where(equal, x - top, 0).astype(jnp.float32)
         sums = self._sum(self._fold(jnp.concatenate([above, equal.astype(jnp.float32)], -1)))
@@ -267,7 +268,7 @@ class Exact(Borders):
     def _per_region(self, x: jax.Array) -> jax.Array:
         """Give every region its scene's numbers: [b c] to [n 1 1 c]."""
         # Typed as differing between devices before it is repeated: so its gradient is summed over them once a scene.
-        x = collectives.vary(x, (self.shard.axis,))
+        x = vary(x, (self.shard.axis,))
         return jnp.repeat(x, self._local, axis=0)[:, None, None]
 
     def _extents(self, height: int, width: int) -> list[jax.Array]:
@@ -280,7 +281,7 @@ class Exact(Borders):
             place = self.shard.places(self._local)[axis - 1]
             any_valid = self._regions(self.valid_tokens(height, width).any(3 - axis))
             beyond = jnp.where(any_valid, (place * extent)[:, None] + jnp.arange(1, extent + 1), 1).max((1, 2))
-            extents.append(lax.pmax(collectives.vary(beyond, (self.shard.axis,)), self.shard.axis))
+            extents.append(lax.pmax(vary(beyond, (self.shard.axis,)), self.shard.axis))
         return extents
 
     def _spread(self, table: jax.Array, height: int, width: int, method: str) -> jax.Array:

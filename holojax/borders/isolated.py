@@ -15,7 +15,7 @@ from holojax.ops.attention import attend
 from holojax.ops.resize import bin_edges, pool, resize
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
-from holojax.parallel.collectives import align
+from holojax.ops.varying import align
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
 _AXES = {"rows": 1, "cols": 2}

@@ -14,8 +14,8 @@ from holojax.encoders.base import STAGES, Encoder
 from holojax.encoders.layers import Mlp, check_heads, drop_rates, layer_norm, linear
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import derive_keys, drop_path
+from holojax.ops.varying import align
 from holojax.ops.windows import relative_index
-from holojax.parallel.collectives import align
 from holojax.types import Keys
 
 _EPSILON = 1e-5
