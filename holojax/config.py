@@ -47,34 +47,95 @@ class PerStage:
 
 # --- parts of a model: name -> defaults ------------------------------------------------------------------
 
+# Keys that every encoder has.
+_ENCODER = dict(
+    drop_path=0.1,  # probability of dropping the last block's branches; grows linearly from 0
+    output_norms=True,  # normalise the maps that leave the encoder (a vit: the last); an import does as its source
+    bands_init=Choice(("mean", "repeat", "first", "random")),  # how imported weights meet another number of bands
+    freeze=0,  # stages that do not learn, from the first; drop path is off in them
+    remat=Choice(("none", "block", "stage")),  # what is computed again in the backward pass to save memory
+    dtype=Choice(("float32", "bfloat16")),  # of the computation; parameters are float32
+)
+
 ENCODERS = {
     "swin": dict(
+        size=Choice(("tiny", "small", "base", "large"), none=True),  # in place of embed_dim, depths, heads
         embed_dim=96,  # channels of the first stage; doubled at each following one
         depths=(2, 2, 6, 2),  # blocks per stage
         heads=(3, 6, 12, 24),  # attention heads per stage
         window=7,  # side of an attention window, tokens
         patch=4,  # side of a patch, pixels
         mlp_ratio=4.0,  # hidden width of an MLP over its input width
-        drop_path=0.1,  # probability of dropping the last block's branches; grows linearly from 0
+        numerics=Choice(("mmseg", "timm", "transformers", "torchvision")),  # whose details; an import sets its own
+        **_ENCODER,
+    ),
+    "convnext": dict(
+        size=Choice(
+            ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large", "xlarge", "huge"), none=True
+        ),  # in place of dims, depths
+        dims=(96, 192, 384, 768),  # channels per stage
+        depths=(3, 3, 9, 3),  # blocks per stage
+        layer_scale=False,  # a factor per channel after each block (V1; REST's has it beside GRN)
+        grn=True,  # global response normalisation (V2)
+        numerics=Choice(("mmseg", "timm", "transformers", "torchvision")),
+        **_ENCODER,
+    ),
+    "vmamba": dict(
+        size=Choice(("tiny", "small", "base"), none=True),  # in place of dims, depths
+        dims=(96, 192, 384, 768),  # channels per stage
+        depths=(2, 2, 5, 2),  # blocks per stage
+        state=1,  # numbers of state per channel of the scans
+        ssm_ratio=2.0,  # channels of the scans over the stage's
+        mlp_ratio=4.0,
+        numerics=Choice(("mmseg", "vmamba")),
+        **_ENCODER,
     ),
     "vit": dict(
-        size=Choice(("tiny", "small", "base", "large"), none=True),  # instead of dim, depth, heads
+        size=Choice(("tiny", "small", "base", "large", "huge"), none=True),  # in place of dim, depth, heads
         dim=192,  # channels
         depth=12,  # blocks
         heads=3,  # attention heads
         patch=16,  # side of a patch, pixels
         pos=Choice(("learned", "sincos", "none")),  # position embedding
+        grid=(14, 14),  # rows and columns of the table of learned positions
         class_token=False,  # one extra token that takes part in attention (per region when isolated)
         mlp_ratio=4.0,
-        drop_path=0.0,
+        numerics=Choice(("timm", "mmseg", "transformers", "torchvision")),
+        **_ENCODER | dict(drop_path=0.0),
     ),
 }
 
-VIT_SIZES = {
-    "tiny": dict(dim=192, depth=12, heads=3),
-    "small": dict(dim=384, depth=12, heads=6),
-    "base": dict(dim=768, depth=12, heads=12),
-    "large": dict(dim=1024, depth=24, heads=16),
+SIZES = {
+    "swin": {
+        "tiny": dict(embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)),
+        "small": dict(embed_dim=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24)),
+        "base": dict(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
+        "large": dict(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48)),
+    },
+    "convnext": {
+        "atto": dict(dims=(40, 80, 160, 320), depths=(2, 2, 6, 2)),
+        "femto": dict(dims=(48, 96, 192, 384), depths=(2, 2, 6, 2)),
+        "pico": dict(dims=(64, 128, 256, 512), depths=(2, 2, 6, 2)),
+        "nano": dict(dims=(80, 160, 320, 640), depths=(2, 2, 8, 2)),
+        "tiny": dict(dims=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
+        "small": dict(dims=(96, 192, 384, 768), depths=(3, 3, 27, 3)),
+        "base": dict(dims=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+        "large": dict(dims=(192, 384, 768, 1536), depths=(3, 3, 27, 3)),
+        "xlarge": dict(dims=(256, 512, 1024, 2048), depths=(3, 3, 27, 3)),
+        "huge": dict(dims=(352, 704, 1408, 2816), depths=(3, 3, 27, 3)),
+    },
+    "vmamba": {
+        "tiny": dict(dims=(96, 192, 384, 768), depths=(2, 2, 5, 2)),
+        "small": dict(dims=(96, 192, 384, 768), depths=(2, 2, 15, 2)),
+        "base": dict(dims=(128, 256, 512, 1024), depths=(2, 2, 15, 2)),
+    },
+    "vit": {
+        "tiny": dict(dim=192, depth=12, heads=3),
+        "small": dict(dim=384, depth=12, heads=6),
+        "base": dict(dim=768, depth=12, heads=12),
+        "large": dict(dim=1024, depth=24, heads=16),
+        "huge": dict(dim=1280, depth=32, heads=16),
+    },
 }
 
 CONTEXTS = {
@@ -220,12 +281,12 @@ def complete_model(model: Section) -> dict[str, Any]:
 
 
 def complete_encoder(encoder: Section) -> dict[str, Any]:
-    """Complete `cfg.model.encoder`; a ViT's `size` is resolved to numbers. Errors as `complete_model`."""
+    """Complete `cfg.model.encoder`; a `size` is resolved to numbers. Errors as `complete_model`."""
     given = _plain(encoder, "model.encoder")
     full = _part(given, ENCODERS, "model.encoder")
     size = full.pop("size", None)
     if size is not None:
-        full.update({key: value for key, value in VIT_SIZES[size].items() if key not in given})
+        full.update({key: value for key, value in SIZES[full["name"]][size].items() if key not in given})
     return full
 
 

@@ -50,6 +50,8 @@ class Swin(Encoder):
         patch: int = 4,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        output_norms: bool = True,
+        numerics: str = "mmseg",
         rngs: nnx.Rngs,
     ):
         if len(depths) != STAGES or len(heads) != STAGES:
@@ -57,6 +59,7 @@ class Swin(Encoder):
                 f"swin: expected {STAGES} depths and {STAGES} heads, found depths={tuple(depths)}, "
                 f"heads={tuple(heads)}; give one number per stage."
             )
+        self.numerics, self.output_norms = numerics, output_norms
         self.channels = tuple(embed_dim * 2**i for i in range(STAGES))
         self.strides = tuple(patch * 2**i for i in range(STAGES))
         self.patch_embed = PatchEmbed(bands=bands, channels=embed_dim, patch=patch, rngs=rngs)
@@ -81,6 +84,10 @@ class Swin(Encoder):
         self.downsamples = nnx.List(PatchMerging(channels=c, rngs=rngs) for c in self.channels[:-1])
         self.norms = nnx.List(layer_norm(c, _EPSILON, rngs) for c in self.channels)
 
+    def modules_of(self, i):
+        """Name the embedding, the blocks, the merging and the norm that belong to stage `i`."""
+        return (*(["patch_embed"] if i == 0 else []), f"stages.{i}", f"downsamples.{i}", f"norms.{i}")
+
     def embed(self, images, borders):
         """Cut images into patches: [n h w bands] to [n ceil(h / patch) ceil(w / patch) embed_dim]."""
         return self.patch_embed(images, borders), None
@@ -88,7 +95,7 @@ class Swin(Encoder):
     def stage(self, i, x, extra, borders, keys):
         """Run the blocks of stage `i`; every second one has its windows shifted by half a window."""
         for block in self.stages[i]:
-            x = block(x, borders, keys)
+            x = self.run(lambda x, block=block: block(x, borders, keys), x)
         return x, extra
 
     def normalize(self, i, x):

@@ -56,12 +56,15 @@ class ViT(Encoder):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         grid: tuple[int, int] = (14, 14),
+        output_norms: bool = True,
+        numerics: str = "timm",
         rngs: nnx.Rngs,
     ):
         if pos not in POSITIONS:
             raise ConfigError(f"vit: unknown pos {pos!r}; known: {', '.join(POSITIONS)}.")
         if pos == "sincos" and dim % 4:
             raise ConfigError(f"vit: pos='sincos' needs a dim that 4 divides, found {dim}.")
+        self.numerics, self.output_norms = numerics, output_norms
         self.channels, self.strides = (dim,) * STAGES, (patch,) * STAGES
         self.patch, self.pos = patch, pos
         self.ends = tuple(-(-(i + 1) * depth // STAGES) for i in range(STAGES))
@@ -75,6 +78,12 @@ class ViT(Encoder):
             for number, rate in enumerate(drop_rates(drop_path, depth))
         )
         self.norm = layer_norm(dim, _EPSILON, rngs)
+
+    def modules_of(self, i):
+        """Name the embedding and the blocks that belong to stage `i`, and with the last the norm."""
+        first = ["patch_embed", "positions", "class_token"] if i == 0 else []
+        blocks = [f"blocks.{j}" for j in range(self.ends[i - 1] if i else 0, self.ends[i])]
+        return (*first, *blocks, *(["norm"] if i == STAGES - 1 else []))
 
     def embed(self, images, borders):
         """Cut images into patches, add positions; beside the map [n h w dim] goes the class token [n 1
@@ -99,7 +108,7 @@ class ViT(Encoder):
             tokens = jnp.concatenate([extra, tokens], axis=1)
         kv_mask = borders.key_mask(h, w, 0 if extra is None else extra.shape[1])
         for block in self.blocks[self.ends[i - 1] if i else 0 : self.ends[i]]:
-            tokens = block(tokens, borders, keys, kv_mask)
+            tokens = self.run(lambda x, block=block: block(x, borders, keys, kv_mask), tokens)
         if extra is not None:
             extra, tokens = tokens[:, :1], tokens[:, 1:]
         return rearrange(tokens, "n (h w) c -> n h w c", h=h, w=w), extra

@@ -71,7 +71,12 @@ def build_decoder(decoder: Section, channels: Sequence[int], classes: int, seed:
 
 def _encoder(cfg: dict[str, Any], bands: int, rngs: nnx.Rngs) -> Encoder:
     name, sizes = _split(cfg)
-    return ENCODERS[name](bands=bands, **sizes, rngs=rngs)
+    options = {key: sizes.pop(key) for key in ("bands_init", "freeze", "remat", "dtype")}
+    if name not in ENCODERS:
+        raise ConfigError(f"model.encoder.name: {name} is not there yet; there are {', '.join(ENCODERS)}.")
+    encoder = ENCODERS[name](bands=bands, **sizes, rngs=rngs)
+    encoder.set_options(**options)
+    return encoder
 
 
 def _decoder(cfg: dict[str, Any], channels: Sequence[int], classes: int, rngs: nnx.Rngs) -> Decoder:
