@@ -11,7 +11,7 @@ from einops import rearrange
 from jax import lax
 
 from holojax.errors import ConfigError
-from holojax.ops.attention import attend, check_tokens
+from holojax.ops.attention import attend_visible, check_tokens, hide_keys
 from holojax.ops.blockwise import (
     Gradients,
     add_gradients,
@@ -69,7 +69,8 @@ def hop_attention(
         return q
     shard = RegionShard(RegionGrid(1, total), axis_name)
     split = functools.partial(rearrange, pattern="b (r n) ... -> b r n ...", r=regions)
-    out = _hops(*jax.tree.map(split, align(q, k, v, kv_mask)), shard)
+    arrays = align(q, *hide_keys(k, v, kv_mask), kv_mask, axis=axis_name)
+    out = _hops(*jax.tree.map(split, arrays), shard)
     return rearrange(out, "b r n ... -> b (r n) ...")
 
 
@@ -80,7 +81,7 @@ def _hops(q, k, v, kv_mask, shard):
 
 def _forward(q, k, v, kv_mask, shard):
     def take_in(q, kv):
-        out, _ = attend(*jax.tree.map(_fold, (q, *kv)))
+        out, _ = attend_visible(*jax.tree.map(_fold, (q, *kv)))
         return q + out.reshape(q.shape)
 
     def hop(carry, _):

@@ -1,4 +1,4 @@
-"""Attention over all tokens by sending keys and values round a ring of devices: one softmax (Liu et al. 2023)."""
+"""Sending keys and values round a ring of devices under one softmax (Liu et al. 2023)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import functools
 import jax
 from jax import lax
 
-from holojax.ops.attention import check_tokens
 from holojax.ops.blockwise import (
     BLOCK,
     Gradients,
@@ -20,49 +19,19 @@ from holojax.ops.blockwise import (
     swap_heads,
     zero_gradients,
 )
-from holojax.ops.varying import align
 from holojax.parallel.collectives import send_on
-
-
-def ring_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    axis_name: str,
-    kv_mask: jax.Array | None = None,
-    block: int = BLOCK,
-) -> jax.Array:
-    """Attend from this device's queries to the keys of all devices along `axis_name`; any number of heads.
-
-    To be called inside `shard_map`. Equal to dense attention over the concatenated tokens, gradients too. Memory per
-    device does not grow with the device count: the backward pass sends the keys round again. Sends what
-    `parallel.exchange.ring_bytes` counts, by collective-permutes alone.
-
-    Args:
-        q: local queries [b n k d].
-        k: local keys [b m k d].
-        v: local values [b m k d].
-        axis_name: the mesh axis that holds the tokens.
-        kv_mask: bool [b m] of the local keys; False keys are seen by nobody.
-        block: keys and queries whose scores exist at one time.
-
-    Returns:
-        [b n k d] in q's dtype; zeros where every key is masked.
-
-    Raises:
-        ConfigError: shapes or dtypes do not fit.
-    """
-    check_tokens(q, k, v, kv_mask)
-    return go_round(*align(q, k, v, kv_mask), axis_name, 1, block)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def go_round(q, k, v, kv_mask, axis_name, stride, block=BLOCK):
-    """Attend to the keys of the devices d, d + stride, d + 2 stride ... round the ring; arguments as `ring_attention`.
+    """Attend to the keys of the devices d, d + stride, d + 2 stride ... round the ring along `axis_name`.
 
-    All arrays are typed as varying along the same axes. The numerics are `ops.blockwise`'s on all hardware: partial
-    results of several devices join exactly only through a float32 log-sum-exp, which cuDNN does not give.
+    Local q [b n k d], k and v [b m k d], kv_mask bool [b m] or None; all typed as varying along the same axes, and
+    hidden keys and values are zeros (`ops.attention.hide_keys`). At each hop the scores of `block` queries and `block`
+    keys exist at one time. Kept for the gradient are these arrays, the output and the log-sum-exp.
+
+    The numerics are `ops.blockwise`'s on all hardware: partial results of several devices join exactly only through a
+    float32 log-sum-exp, which cuDNN does not give.
     """
     return _forward(q, k, v, kv_mask, axis_name, stride, block)[0]
 

@@ -22,8 +22,27 @@ def check_tokens(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | 
             "Attention needs q [b n k d] and k, v [b m k d] of one batch, head count and head width; "
             f"found q {q.shape}, k {k.shape}, v {v.shape}."
         )
-    if kv_mask is not None and kv_mask.shape != k.shape[:2]:
+    if not (q.shape[1] and k.shape[1] and q.shape[2] and q.shape[3]):
+        raise ConfigError(
+            f"Attention needs at least one query, key, head and channel; found q {q.shape} and k {k.shape}."
+        )
+    if kv_mask is None:
+        return
+    if kv_mask.shape != k.shape[:2]:
         raise ConfigError(f"kv_mask: expected shape [b m] = {k.shape[:2]}, found {kv_mask.shape}.")
+    if kv_mask.dtype != jnp.bool:
+        raise ConfigError(
+            f"kv_mask: expected bool {k.shape[:2]}, True where a key may be seen, found {kv_mask.dtype}. "
+            "A mask of zeros and ones: pass mask != 0; one that is added to the scores: pass mask == 0."
+        )
+
+
+def hide_keys(k: jax.Array, v: jax.Array, kv_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Set keys and values that the mask hides to zero, so that NaN and infinity behind it get out nowhere.
+
+    A weight of zero is not enough: 0 * NaN is NaN. The gradient of what is hidden is zero.
+    """
+    return (k, v) if kv_mask is None else tuple(jnp.where(kv_mask[..., None, None], x, 0) for x in (k, v))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -40,13 +59,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None =
         kv_mask: bool [b m]; False keys are seen by nobody.
 
     Returns:
-        The output [b n k d] in q's dtype and the float32 log-sum-exp of the scores [b k n]; both differentiable. A
-        query all of whose keys are masked gives zeros and zero gradient.
+        The output [b n k d] in q's dtype and the float32 log-sum-exp of the scores [b k n]; both differentiable.
+        Nothing of a masked key gets out, not even NaN; a query without other keys gives zeros and zero gradient.
 
     Raises:
         ConfigError: shapes or dtypes do not fit.
     """
     check_tokens(q, k, v, kv_mask)
+    return attend_visible(q, *hide_keys(k, v, kv_mask), kv_mask)
+
+
+def attend_visible(q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Attend as `attend`, to keys and values that have been through `hide_keys`."""
     out, lse = attend_blockwise(q, k, v, kv_mask)
     if choose_kernel(*_hardware(), [x.dtype for x in (q, k, v)], q.shape[-1]) == "cudnn":
         out = attend_flash(q, k, v, kv_mask)
@@ -75,7 +99,7 @@ def choose_kernel(platform: str, capability: tuple[int, int] | None, dtypes: Seq
 def attend_flash(
     q: jax.Array, k: jax.Array, v: jax.Array, kv_mask: jax.Array | None, implementation: str = "cudnn"
 ) -> jax.Array:
-    """Attend by `jax.nn.dot_product_attention`; the output of `attend` alone.
+    """Attend by `jax.nn.dot_product_attention`; the output of `attend_visible` alone.
 
     cuDNN takes an arbitrary mask only as an array of all scores, but a number of leading keys as it is. The order of
     keys is of no account to attention, so the visible ones are moved to the front and counted.
@@ -87,10 +111,7 @@ def attend_flash(
     # Told that no index comes twice, the gradient's scatter needs no atomic additions.
     k, v = (x.at[scene, order].get(unique_indices=True, mode="promise_in_bounds") for x in (k, v))
     count = kv_mask.sum(1, dtype=jnp.int32)
-    # The hidden keys are zeros, whatever a kernel writes into their gradient; a scene without keys is let to see one
-    # of them, because kernels disagree on a softmax over nothing.
-    visible = (jnp.arange(k.shape[1]) < count[:, None])[..., None, None]
-    k, v = (jnp.where(visible, x, 0) for x in (k, v))
+    # A scene without keys is let to see one hidden key, a zero, because kernels disagree on a softmax over nothing.
     lengths = jnp.maximum(count, 1)
     out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation=implementation)
     return jnp.where((count > 0)[:, None, None, None], out, 0)

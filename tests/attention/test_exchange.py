@@ -20,7 +20,7 @@ from holojax.attention import (
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import DATA, REGION, Layout
 from holojax.parallel.exchange import EXCHANGES
-from tests.ops.test_attention import dense
+from tests.ops.test_attention import check_hidden_rubbish, dense
 
 TOKENS, HEADS = 40, 8
 
@@ -106,6 +106,49 @@ def test_a_device_whose_keys_are_all_masked_adds_nothing(attention):
 
 
 @pytest.mark.parametrize("attention", [all_to_all_attention, ring_attention, HYBRID[2], hop_attention])
+def test_nan_and_infinity_behind_the_mask_stay_there(attention):
+    q, k, v, mask, weights = draw(True)
+    f, mask = on_devices(attention, 1, 4, True), mask.at[1].set(False)
+    check_hidden_rubbish(lambda *x: f(*x, mask), q, k, v, mask, weights)
+
+
+@pytest.mark.parametrize(
+    ("spec_q", "spec_kv", "spec_mask"),
+    [
+        (P(DATA, REGION), P(DATA, REGION), P(None, REGION)),  # one mask for all scenes
+        (P(DATA, REGION), P(DATA), P(DATA)),  # the same keys on all devices
+        (P(), P(), P()),
+    ],
+)
+@pytest.mark.parametrize("attention", [RING, HYBRID[2], hop_attention])
+def test_arrays_that_are_the_same_on_several_devices_are_taken_too(attention, spec_q, spec_kv, spec_mask):
+    """Each device's block counts as its own: dense attention over as many copies."""
+    data, region = 2, 4
+    specs = (spec_q, spec_kv, spec_kv, spec_mask)
+    scenes, place = spec_q[0] if spec_q else None, P(spec_q[0] if spec_q else None, REGION)
+    arrays = draw(True, tokens=16)[:4]
+    arrays = [x if spec[:1] == (DATA,) else x[:1] for x, spec in zip(arrays, specs, strict=True)]
+    layout = Layout.create(data=data, region=region)
+
+    def body(q, k, v, mask):
+        return attention(q, k, v, axis_name=REGION, kv_mask=mask)
+
+    f = layout.shard(body, in_specs=specs, out_specs=place)
+
+    def copies(x, spec):
+        x = x if spec[1:] == (REGION,) else jnp.tile(x, (1, region, *[1] * (x.ndim - 2)))
+        return jnp.broadcast_to(x, (data if scenes else 1, *x.shape[1:]))
+
+    def twin(*x):
+        q, k, v, mask = map(copies, x, specs)
+        return hops_one_by_one(q, k, v, mask, region) if attention is hop_attention else dense_output(q, k, v, mask)
+
+    *qkv, mask = arrays
+    weights = jax.random.normal(jax.random.key(5), jax.eval_shape(f, *arrays).shape)
+    check_equal(f, twin, *qkv, mask, weights)
+
+
+@pytest.mark.parametrize("attention", [all_to_all_attention, ring_attention, HYBRID[2], hop_attention])
 def test_bfloat16_comes_back_as_bfloat16(attention):
     q, k, v, mask, weights = draw(True)
     half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
@@ -139,15 +182,20 @@ def test_what_does_not_fit_is_named_with_what_would():
     for attention in (all_to_all_attention, ring_attention, HYBRID[2], hop_attention, scene_attention):
         refused(attention, ConfigError, "floating-point inputs, found int32", q.astype(int), k, v, devices=2)
         refused(attention, ConfigError, r"\[b m\] = \(2, 20\), found \(2, 19\)", q, k, v, mask[:, :38], devices=2)
+        refused(attention, ConfigError, "expected bool .*found float32", q, k, v, mask.astype(jnp.float32), devices=2)
+        refused(attention, ConfigError, "at least one query, key", q, k[:, :0], v[:, :0], devices=2)
+    for block in (0, -1):
+        ring = functools.partial(ring_attention, block=block)
+        refused(ring, ConfigError, f"a block of at least 1 token, found block={block}", q, k, v)
     wrong = functools.partial(scene_attention, exchange="rings")
     refused(wrong, LayoutError, "expected one of all_to_all, ring, hybrid, found 'rings'", q, k, v)
 
 
 def hops_one_by_one(q, k, v, mask, regions):
     """CDCR as its paper states it, region by region, on one device."""
-    cut = [x.reshape(2, regions, -1, *x.shape[2:]) for x in (q, k, v)]
+    cut = [x.reshape(len(x), regions, -1, *x.shape[2:]) for x in (q, k, v)]
     masks = jnp.ones(k.shape[:2], bool) if mask is None else mask
-    masks = masks.reshape(2, regions, -1)
+    masks = masks.reshape(len(masks), regions, -1)
     out = []
     for i in range(regions):
         mine = cut[0][:, i]
@@ -159,7 +207,7 @@ def hops_one_by_one(q, k, v, mask, regions):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("devices", "regions"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 4), (8, 1)])
+@pytest.mark.parametrize(("devices", "regions"), [(1, 1), (1, 2), (2, 1), (1, 4), (2, 2), (2, 4), (8, 1)])
 def test_hops_follow_the_paper_whatever_the_number_of_devices(devices, regions, masked):
     q, k, v, mask, weights = draw(masked)
     f = on_devices(functools.partial(hop_attention, regions=regions), 1, devices, masked)
