@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from holojax.checkpoints.keymaps import SOURCES, KeyMap
+from holojax.checkpoints.keymaps import SOURCES, KeyMap, key_map
 from holojax.checkpoints.keymaps.rules import Shape, Transform
 from holojax.checkpoints.torch_file import read_weights, unwrap
+from holojax.config import nearest
 from holojax.decoders import FCN, Decoder
-from holojax.encoders import Encoder
+from holojax.encoders import ENCODERS, Encoder
 from holojax.errors import ConfigError, WeightsError
+
+HEADS = ("file", "random")
+_MOST = 60  # mistakes that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -25,153 +31,333 @@ class ImportReport:
     """What an import did with a file.
 
     Attributes:
-        source: name of the key map.
-        consumed: names of the file whose values are in the module now.
+        source: whose names they are.
+        taken: for every parameter of the module that was filled, the names in the file that it came from.
         ignored: the other names of the file, and why each was left out.
+        kept: parameters of the module that keep their values, and why.
+        resized: parameters whose shape was not that of the file, and what was done.
+        transposed: parameters whose axes lie in another order here.
+        numerics: what the encoder computes as the source does, beyond its weights.
         parameters: numbers that were filled in, running averages not counted.
     """
 
     source: str
-    consumed: tuple[str, ...]
+    taken: Mapping[str, tuple[str, ...]]
     ignored: Mapping[str, str]
-    parameters: int
+    kept: Mapping[str, str] = field(default_factory=dict)
+    resized: Mapping[str, str] = field(default_factory=dict)
+    transposed: tuple[str, ...] = ()
+    numerics: str = ""
+    parameters: int = 0
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Names of the file whose values are in the module now."""
+        return tuple(sorted(name for names in self.taken.values() for name in names))
 
     def __str__(self) -> str:
-        """Say in one line how much was imported and left out."""
-        return (
+        """Say how much was imported, what was changed on the way, and what was left out."""
+        lines = [
             f"{self.source}: {len(self.consumed)} tensors ({self.parameters:,} parameters) imported, "
-            f"{len(self.ignored)} ignored"
-        )
+            f"{len(self.transposed)} of {len(self.taken)} transposed, {len(self.ignored)} ignored"
+        ]
+        lines += [f"  encoder: {self.numerics}"] if self.numerics else []
+        lines += [f"  resized {path}: {what}" for path, what in self.resized.items()]
+        for title, reasons in (("ignored", self.ignored), ("kept", self.kept)):
+            for why in dict.fromkeys(reasons.values()):
+                names = [name for name, reason in reasons.items() if reason == why]
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                lines.append(f"  {title} {', '.join(names[:3])}{more}: {why}")
+        return "\n".join(lines)
 
 
 def import_weights(
-    module: nnx.Module, weights: str | os.PathLike[str] | Mapping[str, Any], source: str = "rest"
+    module: nnx.Module,
+    weights: str | os.PathLike[str] | Mapping[str, Any],
+    source: str = "rest",
+    *,
+    heads: str = "file",
 ) -> ImportReport:
     """Fill a module with published weights, in place.
 
+    What weights cannot carry (the epsilon of norms, the order of merged patches, whether maps are normalised) the
+    encoder takes over from the source (`Encoder.adopt`), and the report says so. An encoder for another number of bands
+    adapts the first convolution as its `bands_init` says; tables of positions are resized as the source's loader does.
+
     Args:
         module: a whole model, or an encoder or a decoder alone (then the file's other parts are ignored).
-        weights: a .safetensors or torch file, or a mapping of names to arrays; training checkpoints
+        weights: a file, as `torch_file.read_weights` takes it, or a mapping of names to arrays; training checkpoints
             (`state_dict`, `model`, `module.`) are unwrapped.
-        source: whose names they are: a name of `keymaps.SOURCES`.
+        source: whose names they are: a name of `keymaps.SOURCES`; "auto" guesses and prints the guess.
+        heads: "file": everything is in the file. "random": decoder and auxiliary head keep the weights that they have,
+            and so do the mixers if the file has none.
 
     Returns:
-        What was imported and what was left out, with the reason.
+        What came from where, what was resized, and what was left out, with the reason.
 
     Raises:
-        ConfigError: the source is not known.
+        ConfigError: the source is not known, or has no weights of this family of encoders.
         WeightsError: the file cannot be read, or a name of it is unknown, a parameter of the module is not
             filled, or a shape differs; all mistakes are listed, and nothing has been changed.
     """
     given = weights if isinstance(weights, Mapping) else read_weights(weights)
     where = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
     tensors = {key: _array(key, value) for key, value in unwrap(given).items()}
-    plan = _Plan(module, {key: value.shape for key, value in tensors.items()}, source)
+    plan = _plan(module, tensors, source, heads)
     plan.check(where)
-    values = {}
-    for path, (key, transform) in plan.filled.items():
-        try:
-            values[path] = transform.values(*(tensors[name] for name in plan.read(key, transform)))
-        except ValueError as error:
-            plan.mistakes.append(f"{transform.companion(key)}: expected {error}")
-    plan.check(where)
-    for path, value in values.items():
-        variable = plan.variables[path]
-        variable[...] = jnp.asarray(value, variable.dtype)
+    plan.adopt(module)
+    variables = _variables(module)
+    for path, value in plan.values.items():
+        variables[path][...] = jnp.asarray(value, variables[path].dtype)
     return plan.report()
 
 
-def check_names(module: nnx.Module, shapes: Mapping[str, Sequence[int]], source: str = "rest") -> ImportReport:
+def check_names(
+    module: nnx.Module, shapes: Mapping[str, Sequence[int]], source: str = "rest", *, heads: str = "file"
+) -> ImportReport:
     """Check the names and shapes of a file against a module, without values.
 
     `module` may be abstract (made under `nnx.eval_shape`), so a model of any size can be checked. Otherwise
     as `import_weights`.
     """
-    plan = _Plan(module, {key: tuple(shape) for key, shape in unwrap(shapes).items()}, source)
+    # Arrays that take no memory: one number, seen everywhere.
+    empty = {key: np.broadcast_to(np.float32(0), tuple(shape)) for key, shape in unwrap(shapes).items()}
+    plan = _plan(module, empty, source, heads, values=False)
     plan.check("the names")
     return plan.report()
 
 
+def guess_source(module: nnx.Module, names: Collection[str]) -> str:
+    """Return the source whose names a file has: the one by which most parameters of the module would be filled.
+
+    Raises WeightsError if no source knows the names.
+    """
+    counts = {}
+    for source in SOURCES:
+        table = key_map(source, _family(module))
+        if table is not None:
+            keys = {canonical for canonical, _ in _canonical(names, table, None)}
+            paths = _full_paths(module, table, names)
+            counts[source] = sum(any(keys.issuperset(k) for k, _ in table.sources(path)) for path in paths)
+    best = max(counts, key=counts.get, default=None)
+    if best is None or not counts[best]:
+        raise WeightsError(
+            f"source='auto': the names fit none of {', '.join(SOURCES)} (first: {', '.join(list(names)[:3])}). "
+            "Is this a checkpoint of this kind of encoder?"
+        )
+    return best
+
+
+def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, heads: str, values: bool = True) -> _Plan:
+    if heads not in HEADS:
+        raise ConfigError(f"import_weights: heads: expected one of {', '.join(HEADS)}, found {heads!r}.")
+    if not isinstance(module, Encoder | Decoder) and not hasattr(module, "encoder"):
+        raise WeightsError(f"import_weights: expected a model, an encoder or a decoder, found {type(module).__name__}.")
+    if source == "auto":
+        source = guess_source(module, list(tensors))
+        print(f"import_weights: the names look like those of {source!r}", file=sys.stderr)
+    if source not in SOURCES:
+        raise ConfigError(f"import_weights: {nearest(source, (*SOURCES, 'auto'), 'source')}")
+    table = key_map(source, _family(module))
+    if table is None:
+        there = [name for name in SOURCES if key_map(name, _family(module))]
+        raise ConfigError(f"import_weights: {source} has no weights of a {_family(module)}; {', '.join(there)} have.")
+    return _Plan(module, tensors, source, table, heads, values)
+
+
 class _Plan:
-    """Which tensor of a file fills which parameter of a module, what is left out, and what does not fit."""
+    """Which tensors of a file fill which parameters of a module, what is left out, and what does not fit."""
 
-    def __init__(self, module: nnx.Module, shapes: Mapping[str, Shape], source: str):
-        if source not in SOURCES:
-            raise ConfigError(f"import_weights: unknown source {source!r}; known: {', '.join(SOURCES)}.")
-        self.source, self.table = source, SOURCES[source]
-        self.variables = _variables(module)
-        self.filled: dict[str, tuple[str, Transform]] = {}
-        self.ignored: dict[str, str] = {}
+    def __init__(
+        self,
+        module: nnx.Module,
+        tensors: Mapping[str, np.ndarray],
+        source: str,
+        table: KeyMap,
+        heads: str,
+        with_values: bool,
+    ):
+        self.source, self.table, self.heads, self.with_values = source, table, heads, with_values
+        self.part = _part_alone(module, table, tensors)
+        self.names = dict(_canonical(tensors, table, self.part))  # as the rules have them: as the file has them
+        self.tensors = tensors
+        # Tried on a copy, which shares the arrays: the module is changed when all fits.
+        trial = nnx.merge(*nnx.split(module))
+        self.details = self.adopt(trial)
+        self.bands_init = getattr(_encoder(trial), "bands_init", "mean")
+        self.variables = _variables(trial)
+        self.taken: dict[str, tuple[str, ...]] = {}
+        self.values: dict[str, np.ndarray] = {}
+        self.resized: dict[str, str] = {}
+        self.transposed: list[str] = []
+        self.kept: dict[str, str] = {}
         self.mistakes: list[str] = []
-        self.parts, self.alone = _parts(module, shapes, self.table)
-        self.shapes = shapes
-        self.prefix = self._missing_prefix()
-        for key in shapes:
-            self._place(key)
-        for path in sorted(self.variables.keys() - self.filled.keys()):
-            self.mistakes.append(f"{path}: found nothing in the file that fills this parameter of the model")
+        self.used: set[str] = set()
+        self.there = {part for part in table.parts if self.part == part or getattr(module, part, None) is not None}
+        for path in self.variables:
+            self._fill(path)
+        self.ignored = {}
+        for key, name in self.names.items():
+            if name not in self.used:
+                self._leave_out(key, name)
 
-    def read(self, key: str, transform: Transform) -> list[str]:
-        """Return the names in the file of the tensors that a transform of `key` takes."""
-        return [key] if transform.companion is None else [key, transform.companion(key)]
+    def adopt(self, module: nnx.Module) -> str:
+        """Let the encoder of a module compute as the source does, and say what that is."""
+        encoder, table = _encoder(module), self.table
+        if encoder is None or table.numerics is None:
+            return ""
+        norms = table.output_norms
+        if isinstance(norms, str):
+            norms = any(KeyMap(rules=(), parts={}, ignored={norms: "yes"}).reason(key) for key in self.names)
+        encoder.adopt(table.numerics, norms)
+        return f"numerics={table.numerics!r}, output_norms={norms}"
 
     def check(self, where: str) -> None:
         """Raise a WeightsError that lists all mistakes, if there are any."""
         if not self.mistakes:
             return
-        lines = "\n".join(f"  - {mistake}" for mistake in self.mistakes)
+        lines = [f"  - {mistake}" for mistake in self.mistakes[:_MOST]]
+        if len(self.mistakes) > _MOST:
+            lines.append(f"  ... and {len(self.mistakes) - _MOST} more")
         raise WeightsError(
             f"{where} and the model do not fit each other (source {self.source!r}); nothing was changed. "
             "Build the model with the file's sizes, or name another source. "
-            f"{len(self.mistakes)} mistakes:\n{lines}"
+            f"{len(self.mistakes)} mistakes:\n" + "\n".join(lines)
         )
 
     def report(self) -> ImportReport:
         """Return what was, or would be, imported."""
-        parameters = sum(math.prod(v.shape) for v in self.variables.values() if isinstance(v, nnx.Param))
+        sizes = (math.prod(v.shape) for p, v in self.variables.items() if p in self.taken and isinstance(v, nnx.Param))
         return ImportReport(
-            self.source, tuple(sorted(key for key, _ in self.filled.values())), self.ignored, parameters
+            source=self.source,
+            taken=self.taken,
+            ignored=self.ignored,
+            kept=self.kept,
+            resized=self.resized,
+            transposed=tuple(self.transposed),
+            numerics=self.details,
+            parameters=sum(sizes),
         )
 
-    def _missing_prefix(self) -> str:
-        """Return what to put before every name: a part alone is often saved without its prefix."""
-        prefixes = tuple(self.table.parts.values())
-        if not self.alone or any(key.startswith(prefixes) for key in self.shapes):
-            return ""
-        return self.table.parts[self.alone]
+    def _fill(self, path: str) -> None:
+        """Find what fills a parameter, or say why it keeps its value."""
+        full = f"{self.part}.{path}" if self.part else path
+        part = full.partition(".")[0]
+        if self.heads == "random" and part in ("decoder", "aux", "pyramid"):
+            self.kept[path] = "heads='random'"
+            return
+        ways = list(self.table.sources(full))
+        way = next(((keys, transform) for keys, transform in ways if self.names.keys() >= set(keys)), None)
+        if way is not None:
+            self._take(path, *way)
+        elif self.heads == "random" and part == "mixers" and not self._has("mixers"):
+            self.kept[path] = "the file has no mixers"
+        elif self.table.may_lack(full):
+            self.kept[path] = "the file does not have it"
+        elif ways:
+            missing = [key for key in ways[0][0] if key not in self.names]
+            near = [close for key in missing for close in difflib.get_close_matches(key, self.names, 1, 0.8)]
+            hint = f"; the nearest name is {near[0]}" if near else ""
+            self.mistakes.append(f"{path}: nothing in the file fills it, expected {', '.join(missing)}{hint}")
+        else:
+            self.mistakes.append(f"{path}: nothing in the file fills it; {self.source} has no such parameter")
 
-    def _place(self, key: str) -> None:
-        full = self.prefix + key
-        part = self.table.part(full)
-        reason = self.table.reason(full)
-        if reason is None and part is not None and part not in self.parts:
+    def _has(self, part: str) -> bool:
+        return any(self.table.part(key) == part for key in self.names)
+
+    def _take(self, path: str, keys: list[str], transform: Transform) -> None:
+        expected = self.variables[path].shape
+        names = [self.names[key] for key in keys]
+        companions = [self.names.get(transform.companion(key)) for key in keys] if transform.companion else []
+        companions = [name for name in companions if name]
+        self.used.update(names, companions)
+        self.taken[path] = (*names, *companions)
+        found = [self.tensors[name].shape for name in names]
+        try:
+            # Without values there is no order to read in a companion.
+            value = self._load(names, companions if self.with_values else [], transform)
+        except (ValueError, IndexError) as error:
+            self.mistakes.append(f"{', '.join(names)}: expected {error}")
+            return
+        if value.shape != expected:
+            value = self._adapt(path, value, transform, expected)
+        if value is None:
+            shapes = ", ".join(f"{name} {shape}" for name, shape in zip(names, found, strict=True))
+            self.mistakes.append(f"{shapes}: expected shape {expected} here (as {path}){self._advice(path)}")
+            return
+        if any(shape != expected for shape in found) and path not in self.resized:
+            self.transposed.append(path)
+        if self.with_values:
+            self.values[path] = value
+
+    def _load(self, names: list[str], companions: list[str], transform: Transform) -> np.ndarray:
+        if companions:
+            return transform.load(self.tensors[names[0]], self.tensors[companions[0]])
+        parts = [transform.load(self.tensors[name]) for name in names]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    def _adapt(self, path: str, value: np.ndarray, transform: Transform, shape: Shape) -> np.ndarray | None:
+        """Bring an array to another shape where that has a meaning, else return None."""
+        if transform.bands and value.ndim == len(shape) and value.shape[:2] + value.shape[3:] == shape[:2] + shape[3:]:
+            self.resized[path] = f"from {value.shape[2]} to {shape[2]} bands, bands_init={self.bands_init!r}"
+            if self.bands_init == "random":
+                return np.asarray(self.variables[path][...]) if self.with_values else np.zeros(shape, np.float32)
+            return _other_bands(value, shape[2], self.bands_init)
+        if transform.resize is None or value.ndim != len(shape):
+            return None
+        resized = transform.resize(value, shape)
+        if resized is None or resized.shape != shape:
+            return None
+        self.resized[path] = f"from {value.shape} to {shape}, as {self.source} does"
+        return resized
+
+    def _leave_out(self, key: str, name: str) -> None:
+        part = self.table.part(key)
+        reason = self.table.reason(key) or self.table.reason(name)
+        if reason is None and part is not None and part not in self.there:
             reason = f"belongs to the file's {part}, which the module does not have"
+        if reason is None and self.heads == "random" and part in ("decoder", "aux"):
+            reason = "heads='random'"
         if reason is not None:
-            self.ignored[key] = reason
+            self.ignored[name] = reason
             return
-        found = self.table.find(full)
-        if found is None:
-            self.mistakes.append(f"{key}: unknown name in the file")
-            return
-        path, transform = found
-        if self.alone:
-            path = path.partition(".")[2]
-        self._fill(key, path, transform)
+        self.mistakes.append(f"{name} {self.tensors[name].shape}: the model has nothing that this fills")
 
-    def _fill(self, key: str, path: str, transform: Transform) -> None:
-        if path not in self.variables:
-            self.mistakes.append(f"{key}: the model has no {path}")
-            return
-        if path in self.filled:
-            self.mistakes.append(f"{key}: {path} is filled by {self.filled[path][0]} already")
-            return
-        expected, found = self.variables[path].shape, transform.shape(self.shapes[key])
-        self.filled[path] = (key, transform)
-        if expected != found:
-            self.mistakes.append(f"{key}: expected shape {expected} (as {path}), found {found}")
-        for name in self.read(key, transform)[1:]:
-            if name not in self.shapes:
-                self.mistakes.append(f"{name}: missing, needed to read {key}")
+    def _advice(self, path: str) -> str:
+        if "classifier" not in path:
+            return ""
+        return (
+            ". A head for other classes: build the model with as many classes as the file has, "
+            "or keep a new head by heads='random'"
+        )
+
+
+def _other_bands(kernel: np.ndarray, bands: int, way: str) -> np.ndarray:
+    """Return a kernel [h w i o] for another number of bands whose sum over them is the same."""
+    given = kernel.shape[2]
+    if way == "first":
+        result = np.zeros((*kernel.shape[:2], bands, kernel.shape[3]), kernel.dtype)
+        result[:, :, : min(bands, given)] = kernel[:, :, :bands]
+        return result
+    share = np.float32(given / bands)
+    if way == "repeat":
+        return kernel[:, :, np.arange(bands) % given] * share
+    return np.repeat(kernel.mean(2, keepdims=True), bands, axis=2) * share
+
+
+def _canonical(names: Collection[str], table: KeyMap, part: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the names as the rules have them, and as the file has them: a part's prefix may differ or be missing."""
+    part = part or "encoder"
+    prefix = table.parts.get(part, "")
+    found = ""
+    if prefix and not any(name.startswith(prefix) for name in names):
+        others = [other for name, other in table.parts.items() if name != part and other]
+        found = next((p for p in table.prefixes if p and any(name.startswith(p) for name in names)), "")
+        for name in names:
+            inside = name.startswith(found) and not any(name.startswith(other) for other in others)
+            yield (prefix + name.removeprefix(found) if inside else name), name
+        return
+    yield from ((name, name) for name in names)
 
 
 def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
@@ -183,17 +369,28 @@ def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
     }
 
 
-def _parts(module: nnx.Module, shapes: Mapping[str, Shape], table: KeyMap) -> tuple[set[str], str | None]:
-    """Return the parts of a source that a module has, and the name of the part if it is one alone."""
+def _encoder(module: nnx.Module) -> Encoder | None:
+    return module if isinstance(module, Encoder) else getattr(module, "encoder", None)
+
+
+def _family(module: nnx.Module) -> str | None:
+    """Return the name of the encoder's family; None for a decoder alone."""
+    encoder = _encoder(module)
+    return next((name for name, kind in ENCODERS.items() if isinstance(encoder, kind)), None)
+
+
+def _part_alone(module: nnx.Module, table: KeyMap, names: Collection[str]) -> str | None:
+    """Return the part that a module is, or None if it is a whole model."""
     if isinstance(module, Encoder):
-        return {"encoder"}, "encoder"
+        return "encoder"
     if isinstance(module, Decoder):
-        auxiliary = isinstance(module, FCN) and any(table.part(key) == "aux" for key in shapes)
-        part = "aux" if auxiliary else "decoder"
-        return {part}, part
-    if not hasattr(module, "encoder"):
-        raise WeightsError(f"import_weights: expected a model, an encoder or a decoder, found {type(module).__name__}.")
-    return {part for part in table.parts if getattr(module, part, None) is not None}, None
+        return "aux" if isinstance(module, FCN) and any(table.part(key) == "aux" for key in names) else "decoder"
+    return None
+
+
+def _full_paths(module: nnx.Module, table: KeyMap, names: Collection[str]) -> list[str]:
+    part = _part_alone(module, table, names)
+    return [f"{part}.{path}" if part else path for path in _variables(module)]
 
 
 def _array(key: str, value: Any) -> np.ndarray:

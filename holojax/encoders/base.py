@@ -54,6 +54,7 @@ class Encoder(nnx.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     numerics: str
+    output_norms: bool
     bands_init = "mean"
     freeze = 0
     remat = "none"
@@ -82,7 +83,11 @@ class Encoder(nnx.Module):
             numerics: whose epsilons, orders and sizes; a word that the family knows.
             output_norms: whether the maps that leave the encoder are normalised; norms are made or dropped.
         """
-        raise TypeError(f"{type(self).__name__} does not say whose numerics it can take over: give it `adopt`.")
+        if (numerics, output_norms) != (self.numerics, self.output_norms):
+            raise ConfigError(
+                f"{type(self).__name__} computes as {self.numerics!r} with output_norms={self.output_norms}; it cannot "
+                f"change to {numerics!r} with output_norms={output_norms}."
+            )
 
     def modules_of(self, i: int) -> tuple[str, ...]:
         """Name the attributes (dotted) that belong to stage `i`: its blocks, what leads to them, its output norm."""

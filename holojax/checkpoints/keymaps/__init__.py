@@ -1,8 +1,28 @@
-"""Key maps: what parameters of published code are called here. One table per source."""
+"""Key maps: what parameters of published code are called here. One module a family of encoders, one table a source."""
 
-from holojax.checkpoints.keymaps.rest import REST
+from collections.abc import Mapping
+
+from holojax.checkpoints.keymaps.heads import HEADS, SPIM
 from holojax.checkpoints.keymaps.rules import KeyMap
+from holojax.checkpoints.keymaps.swin import SWIN
 
-SOURCES = {"rest": REST}
+# Family of encoders, as in `encoders.ENCODERS`: source: its names.
+FAMILIES: dict[str, Mapping[str, KeyMap]] = {"swin": SWIN}
+# What files of a source hold beside encoders.
+OTHERS = {"rest": HEADS + SPIM, "mmseg": HEADS}
 
-__all__ = ["SOURCES", "KeyMap"]
+SOURCES = ("rest", "mmseg", "timm", "transformers", "vmamba", "torchvision")
+
+__all__ = ["FAMILIES", "SOURCES", "KeyMap", "key_map"]
+
+
+def key_map(source: str, family: str | None) -> KeyMap | None:
+    """Return the names of a source for a family of encoders and all else its files hold.
+
+    `family` is None for a decoder alone. None if the source has no such weights.
+    """
+    others = OTHERS.get(source)
+    if family is None:
+        return others
+    encoder = FAMILIES.get(family, {}).get(source)
+    return encoder if encoder is None or others is None else encoder + others

@@ -1,9 +1,9 @@
-"""How the names and shapes of torch's layers become ours."""
+"""How the names and shapes of torch's layers become ours, and back: patterns, written once for both ways."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,53 +11,98 @@ import numpy as np
 from holojax.ops.windows import relative_index
 
 Shape = tuple[int, ...]
+_HOLE = re.compile(r"\{(?:(\d+)\*)?([a-z])([+-]\d+)?\}")
 
 
 @dataclass(frozen=True)
 class Transform:
-    """What is done to one tensor: the shape it gets, and its values.
+    """What is done to one tensor of a file, and how it is undone.
 
-    `companion` turns the tensor's name into that of a second tensor that `values` needs.
+    Attributes:
+        load: from their array to ours.
+        save: from our array to theirs.
+        resize: (our array, the shape that the model wants) -> an array of that shape, where the source's own loader
+            resizes; None: another shape is a mistake.
+        bands: the third axis of our array holds the bands of an image, which may be adapted.
+        companion: from their name to that of a second tensor, which `load` takes too where the file has it, and
+            `derive` makes anew from ours.
+        derive: from our array to the companion.
     """
 
-    shape: Callable[[Shape], Shape]
-    values: Callable[..., np.ndarray]
+    load: Callable[..., np.ndarray]
+    save: Callable[[np.ndarray], np.ndarray]
+    resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None
+    bands: bool = False
     companion: Callable[[str], str] | None = None
+    derive: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+Leaves = Mapping[str, tuple[str, Transform]]  # their leaf: (our leaf, what becomes of it)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a key map: modules of the file whose names match, ours, and what their tensors become.
+    """One row of a key map: modules of ours, what they are called in the file, and what their tensors become.
 
-    `leaves` says for each tensor of such a module what its name is here, and its transform.
+    A name may have holes for numbers: "{s}", in theirs also "{s+1}" or "{2*s+1}". Several names of theirs are packed
+    into one of ours along its last axis.
     """
 
-    pattern: str
-    target: str
-    leaves: Mapping[str, tuple[str, Transform]]
+    ours: str
+    theirs: str | tuple[str, ...]
+    leaves: Leaves
+
+    def sources(self, path: str) -> tuple[list[str], Transform] | None:
+        """Return the names of the file that make up our parameter `path`, and how; None if the rule is not for it."""
+        module, _, leaf = path.rpartition(".")
+        match = re.fullmatch(_as_pattern(self.ours), module)
+        if not match:
+            return None
+        for their_leaf, (our_leaf, transform) in self.leaves.items():
+            if our_leaf == leaf:
+                names = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+                return [_join(_fill(name, match.groupdict()), their_leaf) for name in names], transform
+        return None
 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """All rules of a source.
+    """All rules of a source for one family of encoders, or for other parts.
 
-    `parts` gives the prefix of each part's names in the file; `ignored` the names that carry nothing we need,
-    as regular expressions, and why.
+    Attributes:
+        rules: tried in order; the first whose names the file has is taken.
+        parts: the prefix of each part's names in the file.
+        prefixes: what may stand in a file in place of the encoder's prefix.
+        ignored: names of the file that carry nothing we need, as regular expressions, and why.
+        numerics: whose details the encoder must compute to mean the same.
+        output_norms: whether the source normalises the encoder's maps; a regular expression: if a name of a file fits.
+        optional: our parameters that a file may lack, as regular expressions; they keep their values.
     """
 
     rules: tuple[Rule, ...]
     parts: Mapping[str, str]
+    prefixes: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    numerics: str | None = None
+    output_norms: bool | str = True
+    optional: tuple[str, ...] = ()
 
-    def find(self, key: str) -> tuple[str, Transform] | None:
-        """Return the path of the parameter that `key` fills, and how; None if no rule knows it."""
-        module, _, leaf = key.rpartition(".")
-        for rule in self.rules:
-            match = re.fullmatch(rule.pattern, module)
-            if match and leaf in rule.leaves:
-                name, transform = rule.leaves[leaf]
-                return f"{match.expand(rule.target)}.{name}", transform
-        return None
+    def __add__(self, other: KeyMap) -> KeyMap:
+        """Join the rules for two sets of parts; the details of the encoder are those of the first."""
+        return KeyMap(
+            rules=self.rules + other.rules,
+            parts={**self.parts, **other.parts},
+            prefixes=self.prefixes,
+            ignored={**self.ignored, **other.ignored},
+            numerics=self.numerics,
+            output_norms=self.output_norms,
+            optional=self.optional + other.optional,
+        )
+
+    def sources(self, path: str) -> Iterator[tuple[list[str], Transform]]:
+        """Yield the ways in which a file may hold our parameter `path`: names, and what becomes of the tensors."""
+        found = (rule.sources(path) for rule in self.rules)
+        return (source for source in found if source)
 
     def part(self, key: str) -> str | None:
         """Return the part that `key` belongs to, by its longest known prefix; None without one."""
@@ -68,32 +113,82 @@ class KeyMap:
         """Return why `key` may be ignored, or None."""
         return next((why for pattern, why in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
+    def may_lack(self, path: str) -> bool:
+        """Say whether a file may lack our parameter `path`."""
+        return any(re.fullmatch(pattern, path) for pattern in self.optional)
 
-def _window_side(rows: int) -> int:
-    return (round(rows**0.5) + 1) // 2
+
+def _as_pattern(ours: str) -> str:
+    """Turn a name of ours into a regular expression with a named group for every hole."""
+    return _HOLE.sub(lambda hole: rf"(?P<{hole[2]}>\d+)", ours.replace(".", r"\."))
 
 
-def _reorder(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Bring the rows of a bias table from the order of the stored `index` to ours."""
-    ours = relative_index(_window_side(len(table)))
-    if index.shape != ours.shape or index.min() < 0 or index.max() >= len(table):
+def _fill(theirs: str, numbers: Mapping[str, str]) -> str:
+    def number(hole: re.Match[str]) -> str:
+        return str(int(hole[1] or 1) * int(numbers[hole[2]]) + int(hole[3] or 0))
+
+    return _HOLE.sub(number, theirs)
+
+
+def _join(module: str, leaf: str) -> str:
+    return ".".join(name for name in (module, leaf) if name)
+
+
+def _point(x: np.ndarray) -> np.ndarray:
+    """Drop the window of a 1 x 1 convolution."""
+    if x.ndim == 4 and x.shape[2:] != (1, 1):
+        raise ValueError(f"a 1 x 1 kernel, found {x.shape}")
+    return x[:, :, 0, 0] if x.ndim == 4 else x
+
+
+def _reorder(table: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+    """Bring the rows of a bias table from the order of the stored `index` to ours, which is also Microsoft's."""
+    if index is None:
+        return table
+    ours = relative_index((round(len(table) ** 0.5) + 1) // 2)
+    if index.size != ours.size or index.min() < 0 or index.max() >= len(table):
         raise ValueError(f"an index of shape {ours.shape} with values below {len(table)}")
     result = np.empty_like(table)
-    result[ours] = table[index]
+    result[ours] = table[index.reshape(ours.shape)]
     return result
 
 
-SAME = Transform(lambda s: s, lambda x: x)
-TRANSPOSED = Transform(lambda s: s[::-1], np.transpose)
-KERNEL = Transform(lambda s: (s[2], s[3], s[1], s[0]) if len(s) == 4 else s, lambda x: np.transpose(x, (2, 3, 1, 0)))
-POINT_KERNEL = Transform(lambda s: (s[1], s[0]) if len(s) == 4 and s[2:] == (1, 1) else s, lambda x: x[:, :, 0, 0].T)
-BIAS_TABLE = Transform(lambda s: s, _reorder, lambda key: key.replace("_bias_table", "_index"))
+def _index_of(table: np.ndarray) -> np.ndarray:
+    return np.asarray(relative_index((round(len(table) ** 0.5) + 1) // 2), np.int64)
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def window_bias(resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None, *, flat: bool = False) -> Leaves:
+    """Return the leaves of a table of relative positions with its index; `flat`: the index has one dimension."""
+    return {
+        "relative_position_bias_table": (
+            "bias_table",
+            Transform(
+                _reorder,
+                _same,
+                resize,
+                companion=lambda key: key.replace("_bias_table", "_index"),
+                derive=(lambda table: _index_of(table).reshape(-1)) if flat else _index_of,
+            ),
+        )
+    }
+
+
+SAME = Transform(_same, _same)
+TRANSPOSED = Transform(np.transpose, np.transpose)
+KERNEL = Transform(lambda x: np.transpose(x, (2, 3, 1, 0)), lambda x: np.transpose(x, (3, 2, 0, 1)))
+STEM_KERNEL = Transform(KERNEL.load, KERNEL.save, bands=True)
+POINT_KERNEL = Transform(lambda x: _point(x).T, lambda x: x.T[:, :, None, None])
 
 _BIAS = {"bias": ("bias", SAME)}
-NORM = {"weight": ("scale", SAME), **_BIAS}
-BATCH_NORM = {**NORM, "running_mean": ("mean", SAME), "running_var": ("var", SAME)}
-LINEAR = {"weight": ("kernel", TRANSPOSED), **_BIAS}
-PACKED_LINEAR = {"in_proj_weight": ("kernel", TRANSPOSED), "in_proj_bias": ("bias", SAME)}
-CONV = {"weight": ("kernel", KERNEL), **_BIAS}
-POINT_CONV = {"weight": ("kernel", POINT_KERNEL), **_BIAS}
-WINDOW_BIAS = {"relative_position_bias_table": ("bias_table", BIAS_TABLE)}
+NORM: Leaves = {"weight": ("scale", SAME), **_BIAS}
+BATCH_NORM: Leaves = {**NORM, "running_mean": ("mean", SAME), "running_var": ("var", SAME)}
+LINEAR: Leaves = {"weight": ("kernel", TRANSPOSED), **_BIAS}
+PACKED_LINEAR: Leaves = {"in_proj_weight": ("kernel", TRANSPOSED), "in_proj_bias": ("bias", SAME)}
+CONV: Leaves = {"weight": ("kernel", KERNEL), **_BIAS}
+STEM: Leaves = {"weight": ("kernel", STEM_KERNEL), **_BIAS}
+POINT_CONV: Leaves = {"weight": ("kernel", POINT_KERNEL), **_BIAS}
+WINDOW_BIAS: Leaves = window_bias()
