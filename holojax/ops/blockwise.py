@@ -184,21 +184,31 @@ def _gradient_block(q, out_grad, lse, delta, k, v, kv_mask) -> Gradients:
 def _key_blocks(keys, block):
     k, v, kv_mask = keys
     m = k.shape[2]
-    if kv_mask is None and m > block and m % block:
+    if kv_mask is None and m != _padded(m, block):
         kv_mask = jnp.ones_like(k[:, 0, :, 0], dtype=bool)
     return _cut(k, 2, block), _cut(v, 2, block), None if kv_mask is None else _cut(kv_mask, 1, block)
 
 
-def _cut(x: jax.Array, axis: int, block: int, fill: int | float = 0) -> jax.Array:
-    """Cut `axis` into blocks, padded with `fill`, and put the blocks first; a short axis stays one block."""
-    size = x.shape[axis]
-    block = min(block, size)
+def _padded(size: int, block: int) -> int:
+    """Return the size of as few equal blocks of at most `block` as hold `size`; a short axis stays as it is.
+
+    Equal, because full blocks would nearly double an axis that is a little longer than one.
+    """
     count = -(-size // block)
-    if count * block > size:
+    even = -(-size // count)
+    # Rows of a multiple of 8 keep the products aligned; the padding is masked.
+    return size if count == 1 else count * min(even + -even % 8, block)
+
+
+def _cut(x: jax.Array, axis: int, block: int, fill: int | float = 0) -> jax.Array:
+    """Cut `axis` into the equal blocks of `_padded`, padded with `fill`, and put the blocks first."""
+    size = x.shape[axis]
+    count, padded = -(-size // block), _padded(size, block)
+    if padded > size:
         pads = [(0, 0)] * x.ndim
-        pads[axis] = (0, count * block - size)
+        pads[axis] = (0, padded - size)
         x = jnp.pad(x, pads, constant_values=fill)
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], count, block, *x.shape[axis + 1 :]), axis, 0)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], count, padded // count, *x.shape[axis + 1 :]), axis, 0)
 
 
 def _join(blocks: jax.Array, axis: int, size: int) -> jax.Array:

@@ -53,6 +53,14 @@ def test_blocks_equal_the_dense_formula_in_values_and_gradients(monkeypatch, n, 
     check_values_and_gradients(attend, *draw(n, m, masked=masked))
 
 
+@given(size=st.integers(1, 5000), block=st.integers(1, 600))
+def test_blocks_are_equal_and_hardly_padded(size, block):
+    padded, count = blockwise._padded(size, block), -(-size // block)
+    assert padded % count == 0
+    assert padded // count <= block
+    assert size <= padded < size + 8 * count
+
+
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(n=st.integers(1, 40), m=st.integers(1, 40), block=st.integers(1, 24), seed=st.integers(0, 99))
 def test_any_block_size_gives_the_dense_formula(n, m, block, seed):
@@ -95,6 +103,38 @@ def test_inputs_that_do_not_fit_are_named():
         attend(q.astype(jnp.int32), k, v)
     with pytest.raises(ConfigError, match=r"kv_mask: expected shape \[b m\] = \(2, 6\)"):
         attend(q, k, v, mask[:, :5])
+    with pytest.raises(ConfigError, match=r"at least one query.*found q \(2, 4, 3, 8\) and k \(2, 0, 3, 8\)"):
+        attend(q, k[:, :0], v[:, :0])
+
+
+def test_a_mask_of_numbers_is_refused():
+    """A mask that is added to the scores (0 or very low) would read as its own opposite."""
+    q, k, v, mask, _ = draw(4, 6)
+    for numbers in (jnp.where(mask, 0.0, -1e9), mask.astype(jnp.int32)):
+        with pytest.raises(ConfigError, match=rf"kv_mask: expected bool \(2, 6\).*found {numbers.dtype}.*mask == 0"):
+            attend(q, k, v, numbers)
+
+
+def check_hidden_rubbish(f, q, k, v, mask, out_grad):
+    """Output and gradients are the same whatever keys and values hold where the mask hides them; there, zero."""
+    (k, rubbish), (v, more) = (
+        (jnp.where(mask[..., None, None], x, 0), jnp.where(mask[..., None, None], x, bad))
+        for x, bad in ((k, jnp.nan), (v, jnp.inf))
+    )
+    (expected, twins), (found, gradients) = (
+        jax.jit(lambda *x: (lambda out, pullback: (out, pullback(out_grad)))(*jax.vjp(f, *x)))(q, *kv)
+        for kv in ((k, v), (rubbish, more))
+    )
+    for a, b in zip((found, *gradients), (expected, *twins), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for x in gradients[1:]:
+        assert not np.any(np.where(mask[..., None, None], 0, x))
+
+
+def test_nan_and_infinity_behind_the_mask_stay_there():
+    q, k, v, mask, (out_grad, _) = draw(9, 14)
+    mask = mask.at[1].set(False)
+    check_hidden_rubbish(lambda *x: attend(*x, mask)[0], q, k, v, mask, out_grad)
 
 
 BFLOAT, HALF, SINGLE = (jnp.dtype(x) for x in (jnp.bfloat16, jnp.float16, jnp.float32))
@@ -135,6 +175,7 @@ def test_the_flash_path_gives_the_dense_formula_for_any_mask(flash_here, masked)
     mask = jnp.array([[True, False] * 3, [False] * 6])
     check_values_and_gradients(attend, q, k, v, mask, grads)
     assert not np.any(attend(q, k, v, mask)[0][1]), "the scene whose keys are all masked"
+    check_hidden_rubbish(lambda *x: attend(*x, mask)[0], q, k, v, mask, grads[0])
 
 
 def test_a_log_sum_exp_that_nobody_reads_costs_nothing(flash_here):
