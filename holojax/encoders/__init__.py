@@ -1,9 +1,10 @@
 """Encoders: images to a pyramid of four maps. They know nothing of the mesh."""
 
 from holojax.encoders.base import Encoder, Mix
+from holojax.encoders.convnext import ConvNeXt
 from holojax.encoders.swin import Swin
 from holojax.encoders.vit import ViT
 
-ENCODERS = {"swin": Swin, "vit": ViT}
+ENCODERS = {"convnext": ConvNeXt, "swin": Swin, "vit": ViT}
 
-__all__ = ["ENCODERS", "Encoder", "Mix", "Swin", "ViT"]
+__all__ = ["ENCODERS", "ConvNeXt", "Encoder", "Mix", "Swin", "ViT"]
