@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -101,8 +102,7 @@ class ConvNeXt(Encoder):
                 )
             )
         self.downsamples = nnx.List(
-            Downsample(channels=a, outputs=b, epsilon=epsilon, rngs=rngs)
-            for a, b in zip(dims[:-1], dims[1:], strict=True)
+            Downsample(channels=a, outputs=b, epsilon=epsilon, rngs=rngs) for a, b in itertools.pairwise(dims)
         )
         self.norms = nnx.List(layer_norm(c, epsilon, rngs) for c in dims) if output_norms else None
         self.output_norms = output_norms
@@ -198,7 +198,7 @@ class ConvNeXtBlock(nnx.Module):
         self.fc1 = linear(channels, _RATIO * channels, rngs)
         self.grn = ResponseNorm(channels=_RATIO * channels) if grn else None
         self.fc2 = linear(_RATIO * channels, channels, rngs)
-        # REST's code has both, its layer scale beginning at 1: at 1e-6 GRN, whose own scale begins at 0, learns nothing.
+        # REST's code has both, its layer scale beginning at 1; at 1e-6 GRN, whose own scale begins at 0, would not learn.
         self.gamma = nnx.Param(jnp.full(channels, 1.0 if grn else 1e-6)) if layer_scale else None
 
     def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:

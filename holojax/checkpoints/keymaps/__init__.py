@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+from holojax.checkpoints.keymaps.convnext import CONVNEXT
 from holojax.checkpoints.keymaps.heads import HEADS, SPIM
 from holojax.checkpoints.keymaps.rules import KeyMap
 from holojax.checkpoints.keymaps.swin import SWIN
 
 # Family of encoders, as in `encoders.ENCODERS`: source: its names.
-FAMILIES: dict[str, Mapping[str, KeyMap]] = {"swin": SWIN}
+FAMILIES: dict[str, Mapping[str, KeyMap]] = {"convnext": CONVNEXT, "swin": SWIN}
 # What files of a source hold beside encoders.
 OTHERS = {"rest": HEADS + SPIM, "mmseg": HEADS}
 
