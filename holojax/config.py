@@ -287,7 +287,18 @@ def complete_encoder(encoder: Section) -> dict[str, Any]:
     size = full.pop("size", None)
     if size is not None:
         full.update({key: value for key, value in SIZES[full["name"]][size].items() if key not in given})
+    for key, value in full.items():
+        if key not in ("freeze", "drop_path") and not _is_size(value):
+            raise ConfigError(f"model.encoder.{key}: expected numbers above 0, found {value}.")
+    if not 0 <= full["drop_path"] < 1:
+        raise ConfigError(f"model.encoder.drop_path: expected a probability below 1, found {full['drop_path']}.")
     return full
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_size(item) for item in value)
+    return isinstance(value, bool) or not isinstance(value, int | float) or value > 0
 
 
 def complete_decoder(decoder: Section) -> dict[str, Any]:

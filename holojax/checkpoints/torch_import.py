@@ -106,7 +106,7 @@ def import_weights(
     plan = _plan(module, tensors, source, heads)
     plan.check(where)
     plan.adopt(module)
-    variables = _variables(module)
+    variables = named_parameters(module)
     for path, value in plan.values.items():
         variables[path][...] = jnp.asarray(value, variables[path].dtype)
     return plan.report()
@@ -156,13 +156,24 @@ def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, he
     if source == "auto":
         source = guess_source(module, list(tensors))
         print(f"import_weights: the names look like those of {source!r}", file=sys.stderr)
+    table, part = table_for(module, source, tensors)
+    return _Plan(module, tensors, source, table, part, heads, values)
+
+
+def table_for(module: nnx.Module, source: str, names: Collection[str] = ()) -> tuple[KeyMap, str | None]:
+    """Return the names of a source for a module, and which part of a model it is alone (None: it is a whole one).
+
+    Raises:
+        ConfigError: the source is not known, or has no weights of this family of encoders.
+    """
     if source not in SOURCES:
-        raise ConfigError(f"import_weights: {nearest(source, (*SOURCES, 'auto'), 'source')}")
-    table = key_map(source, _family(module))
+        raise ConfigError(f"weights: {nearest(source, (*SOURCES, 'auto'), 'source')}")
+    family = _family(module)
+    table = key_map(source, family)
     if table is None:
-        there = [name for name in SOURCES if key_map(name, _family(module))]
-        raise ConfigError(f"import_weights: {source} has no weights of a {_family(module)}; {', '.join(there)} have.")
-    return _Plan(module, tensors, source, table, heads, values)
+        there = [name for name in SOURCES if key_map(name, family)]
+        raise ConfigError(f"weights: {source} has none of a {family or 'decoder'} alone; {', '.join(there)} have.")
+    return table, _part_alone(module, table, names)
 
 
 class _Plan:
@@ -174,18 +185,19 @@ class _Plan:
         tensors: Mapping[str, np.ndarray],
         source: str,
         table: KeyMap,
+        part: str | None,
         heads: str,
         with_values: bool,
     ):
         self.source, self.table, self.heads, self.with_values = source, table, heads, with_values
-        self.part = _part_alone(module, table, tensors)
+        self.part = part
         self.names = dict(_canonical(tensors, table, self.part))  # as the rules have them: as the file has them
         self.tensors = tensors
         # Tried on a copy, which shares the arrays: the module is changed when all fits.
         trial = nnx.merge(*nnx.split(module))
         self.details = self.adopt(trial)
         self.bands_init = getattr(_encoder(trial), "bands_init", "mean")
-        self.variables = _variables(trial)
+        self.variables = named_parameters(trial)
         self.taken: dict[str, tuple[str, ...]] = {}
         self.values: dict[str, np.ndarray] = {}
         self.resized: dict[str, str] = {}
@@ -360,7 +372,7 @@ def _canonical(names: Collection[str], table: KeyMap, part: str | None) -> Itera
     yield from ((name, name) for name in names)
 
 
-def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+def named_parameters(module: nnx.Module) -> dict[str, nnx.Variable]:
     """Return the parameters and running averages of a module by their dotted paths."""
     return {
         ".".join(map(str, path)): node
@@ -390,7 +402,7 @@ def _part_alone(module: nnx.Module, table: KeyMap, names: Collection[str]) -> st
 
 def _full_paths(module: nnx.Module, table: KeyMap, names: Collection[str]) -> list[str]:
     part = _part_alone(module, table, names)
-    return [f"{part}.{path}" if part else path for path in _variables(module)]
+    return [f"{part}.{path}" if part else path for path in named_parameters(module)]
 
 
 def _array(key: str, value: Any) -> np.ndarray:

@@ -122,6 +122,11 @@ class Encoder(nnx.Module):
             One map per stage, with the output norms that the imported source has.
         """
         maps = []
+        if min(images.shape[1:3]) < self.strides[0]:
+            raise ConfigError(
+                f"{type(self).__name__}: regions of {images.shape[1]} x {images.shape[2]} pixels are smaller than one "
+                f"patch of {self.strides[0]}; use larger scenes, or fewer regions."
+            )
         x, extra = each(lambda x: self.embed(x, borders), images)
         for i in range(STAGES):
             x, extra = each(functools.partial(self._stage, i, borders, None if i < self.freeze else keys), x, extra)

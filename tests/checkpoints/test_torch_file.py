@@ -43,7 +43,10 @@ class Harmful:
 def test_nothing_that_is_stored_is_run(tmp_path):
     target = tmp_path / "written"
     path = _archive(tmp_path / "weights.pth", pickle.dumps({"harmful": Harmful(target)}))
-    read_weights(path)
+    with pytest.raises(
+        WeightsError, match=r"weights.pth: the pickle asks to call \w*io.open. It holds more than weights"
+    ):
+        read_weights(path)
     assert not target.exists()
 
 
@@ -107,7 +110,7 @@ def test_missing_files_and_other_kinds_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth: no such file"):
         read_weights(tmp_path / "none.pth")
     (tmp_path / "weights.npz").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"expected \.safetensors or \.pth"):
+    with pytest.raises(WeightsError, match=r"expected \.safetensors, .* or \.pth"):
         read_weights(tmp_path / "weights.npz")
     with pytest.raises(WeightsError, match="expected a dictionary of tensors, found list"):
         read_weights(_archive(tmp_path / "list.pth", pickle.dumps([1])))

@@ -24,7 +24,6 @@ def _head(ours: str, theirs: str) -> tuple[Rule, ...]:
 HEADS = KeyMap(
     rules=(*_head("decoder", "decode_head"), *_head("aux", "auxiliary_head")),
     parts={"encoder": "backbone.", "decoder": "decode_head.", "aux": "auxiliary_head."},
-    ignored={r".*\.bn\.num_batches_tracked": "a counter that torch's average by momentum does not use"},
 )
 
 SPIM = KeyMap(

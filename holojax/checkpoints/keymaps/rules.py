@@ -180,12 +180,19 @@ def window_bias(resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None,
 SAME = Transform(_same, _same)
 TRANSPOSED = Transform(np.transpose, np.transpose)
 KERNEL = Transform(lambda x: np.transpose(x, (2, 3, 1, 0)), lambda x: np.transpose(x, (3, 2, 0, 1)))
+# A batch norm's average comes with a count of batches, which torch's average by momentum does not use.
+COUNTED = Transform(
+    lambda x, count=None: x,
+    _same,
+    companion=lambda key: key.replace("running_mean", "num_batches_tracked"),
+    derive=lambda mean: np.zeros((), np.int64),
+)
 STEM_KERNEL = Transform(KERNEL.load, KERNEL.save, bands=True)
 POINT_KERNEL = Transform(lambda x: _point(x).T, lambda x: x.T[:, :, None, None])
 
 _BIAS = {"bias": ("bias", SAME)}
 NORM: Leaves = {"weight": ("scale", SAME), **_BIAS}
-BATCH_NORM: Leaves = {**NORM, "running_mean": ("mean", SAME), "running_var": ("var", SAME)}
+BATCH_NORM: Leaves = {**NORM, "running_mean": ("mean", COUNTED), "running_var": ("var", SAME)}
 LINEAR: Leaves = {"weight": ("kernel", TRANSPOSED), **_BIAS}
 PACKED_LINEAR: Leaves = {"in_proj_weight": ("kernel", TRANSPOSED), "in_proj_bias": ("bias", SAME)}
 CONV: Leaves = {"weight": ("kernel", KERNEL), **_BIAS}
