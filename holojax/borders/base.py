@@ -8,6 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from holojax.errors import ConfigError
+from holojax.ops.windows import Sides
 from holojax.parallel.collectives import psum
 from holojax.types import Bool, Float, KeyMask, KeysValues, Queries
 
@@ -40,19 +42,28 @@ class Borders(abc.ABC):
         """Roll the surroundings down by `rows` and right by `cols`; what leaves comes in on the other side."""
 
     @abc.abstractmethod
+    def extent(self, height: int, width: int) -> tuple[int, int, bool]:
+        """Return rows and columns of the surroundings of maps of this size, and whether all of them count.
+
+        Where not all of them do, only the device knows how many.
+        """
+
+    @abc.abstractmethod
     def map_windows(
         self,
         f: WindowFunction,
         x: Float[jax.Array, "n h w c"],
-        size: int,
-        shift: int,
+        size: Sides,
+        shift: Sides,
         fill: Float[jax.Array, " c"] | None = None,
+        roll_first: bool = False,
     ) -> Float[jax.Array, "n h w d"]:
         """Apply f(windows [m t c], allowed [m q t] or None) to all windows of size x size of the surroundings.
 
         The windows start at the surroundings' upper left corner, or with `shift` lie `shift` rows and columns further
         down and right. `allowed` says which tokens (last axis) each token (q = t), or all of them (q = 1), may see;
-        None: all. `fill` is what padding to whole windows consists of where it takes part; None: zeros.
+        None: all. `fill` is what padding to whole windows consists of where it takes part; None: zeros. With
+        `roll_first` (timm) it lies, where it takes part, behind the rolled map and not behind the map.
         """
 
     @abc.abstractmethod
@@ -71,8 +82,13 @@ class Borders(abc.ABC):
         """Resize maps to `size` = (rows, columns) of a region, with the numerics of `holojax.ops.resize`."""
 
     @abc.abstractmethod
-    def spread(self, table: Float[jax.Array, "i j c"], height: int, width: int) -> Float[jax.Array, "m h w c"]:
-        """Resize a table bicubically to the surroundings; return what lies on maps of height x width (m = n or 1)."""
+    def spread(
+        self, table: Float[jax.Array, "i j c"], height: int, width: int, method: str = "bicubic"
+    ) -> Float[jax.Array, "m h w c"]:
+        """Resize a table to the surroundings; return what lies on maps of height x width (m = n or 1).
+
+        `method` is one of `ops.resize.source_weights`.
+        """
 
     @abc.abstractmethod
     def places(self, height: int, width: int) -> tuple[Float[jax.Array, "m h"], Float[jax.Array, "m w"]]:
@@ -139,6 +155,15 @@ class Borders(abc.ABC):
         mean = total / jnp.maximum(count, 1)
         spread = psum(keep(valid, jnp.square(x - mean)).sum(over), self.axes)
         return mean, spread / jnp.maximum(count, 1), count
+
+
+def check_widths(top: int, bottom: int, left: int, right: int) -> None:
+    """Raise a ConfigError if a map is to be extended by less than nothing."""
+    if min(top, bottom, left, right) < 0:
+        raise ConfigError(
+            f"pad: expected rows and columns of at least 0, found top={top}, bottom={bottom}, left={left}, "
+            f"right={right}. To cut a map, take a slice."
+        )
 
 
 def keep(valid: jax.Array | None, x: jax.Array, value: int | float = 0) -> jax.Array:

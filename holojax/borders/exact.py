@@ -11,16 +11,16 @@ from einops import rearrange
 from jax import lax
 
 from holojax.attention import scene_attention
-from holojax.borders.base import Borders, WindowFunction, keep
+from holojax.borders.base import Borders, WindowFunction, check_widths, keep
 from holojax.borders.isolated import Isolated
-from holojax.errors import ConfigError
+from holojax.errors import ConfigError, LayoutError
 from holojax.ops import windows
 from holojax.ops.resize import interpolate, resize, source_weights
 from holojax.ops.sample import bilinear_gather
 from holojax.ops.scan import affine_scan
 from holojax.ops.varying import vary
 from holojax.parallel import collectives
-from holojax.parallel.collectives import entering_state, halo, psum, ring_sum, slice_each
+from holojax.parallel.collectives import entering_state, halo, pmax, psum, ring_sum, slice_each
 from holojax.parallel.regions import RegionGrid, RegionShard
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
@@ -62,6 +62,7 @@ class Exact(Borders):
 
         Sends the strips of `parallel.collectives.halo`.
         """
+        check_widths(top, bottom, left, right)
         return self._fold(halo(self._regions(self.hide(x)), top, bottom, left, right, self.shard))
 
     def roll(self, x, rows, cols):
@@ -72,20 +73,24 @@ class Exact(Borders):
         """
         return self._fold(collectives.roll(self._regions(x), rows, cols, self.shard))
 
-    def map_windows(self, f: WindowFunction, x, size, shift, fill=None):
+    def extent(self, height, width):
+        """Count rows and columns of the canvas, of which only the valid ones count."""
+        return height * self.shard.grid.rows, width * self.shard.grid.cols, self.valid is None
+
+    def map_windows(self, f: WindowFunction, x, size, shift, fill=None, roll_first=False):
         """Apply `f` to all windows of the scene that touch this device's regions.
 
         Rolling a map, as Swin does, brings rows together that may not see each other. Here windows lie where they
         are: the first begins at the scene's corner, or with `shift` reaches out of the scene by size - shift.
         Where a region is no multiple of a window, those on its border are computed on both sides of it. Padding does
-        not take part (it is not allowed), so `fill` is not used.
+        not take part (it is not allowed), so `fill` and `roll_first` are not used.
 
         Sends at most size - 1 rows and columns of `x` and a mark of validity on each side.
         """
         _, h, w, c = x.shape
         marked, begins = self._marked(x), {}
-        for axis in _AXES.values():
-            marked, begins[axis] = self._whole_windows(marked, axis, size, shift - size if shift else 0)
+        for axis, side, step in zip(_AXES.values(), windows.sides(size), windows.sides(shift), strict=True):
+            marked, begins[axis] = self._whole_windows(marked, axis, side, step - side if step else 0)
         rows, cols = marked.shape[2:4]
         cut = windows.cut_windows(self._fold(marked), size)
         # Nothing was added and nothing is missing: all may see all.
@@ -147,11 +152,11 @@ class Exact(Borders):
         spread = self._spread(found, h, w, "bilinear")
         return _ratio(spread[..., :-1], spread[..., -1:]).astype(y.dtype)
 
-    def spread(self, table, height, width):
+    def spread(self, table, height, width, method="bicubic"):
         """Resize a table to the scene's valid extent and return the part of every region."""
         # Typed as differing between devices before it is repeated: so its gradient is summed over them once.
         table = vary(table, self.axes)
-        return self._spread(table[None], height, width, "bicubic").astype(table.dtype)
+        return self._spread(table[None], height, width, method).astype(table.dtype)
 
     def places(self, height, width):
         """Count rows and columns from the scene's corner."""
@@ -175,10 +180,11 @@ class Exact(Borders):
 
         Sends c numbers a scene, and c + c sums for the gradient: places that share the maximum share its gradient.
         """
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ConfigError(f"max over the scene: expected a floating-point map, found {x.dtype}. Convert it first.")
         x = self._regions(self.hide(x, float(jnp.finfo(x.dtype).min)))
         # pmax has no gradient, so it only finds the value; the sum below has its gradient and adds nothing to it.
-        local = lax.stop_gradient(x).max((1, 2, 3), keepdims=True)
-        top = lax.pmax(vary(local, (self.shard.axis,)), self.shard.axis)
+        top = pmax(x.max((1, 2, 3), keepdims=True), (self.shard.axis,))
         equal = x == top
         above = jnp.where(equal, x - top, 0).astype(jnp.float32)
         sums = self._sum(self._fold(jnp.concatenate([above, equal.astype(jnp.float32)], -1)))
@@ -206,8 +212,9 @@ class Exact(Borders):
         them: sends the map once round, in the backward pass again with its float32 gradient.
         """
         _, h, w, _ = x.shape
-        corner = [place[:, :1] for place in self.places(h, w)]
-        scene = positions + jnp.stack(corner, axis=-1).astype(positions.dtype)
+        corner = jnp.stack([place[:, :1] for place in self.places(h, w)], axis=-1)
+        # In float32 whatever the map is: bfloat16 holds no whole number beyond 256.
+        scene = positions.astype(jnp.float32) + corner
         scene = rearrange(scene, "(b r) m p -> b (r m) p", b=self.scenes)
         found = ring_sum(
             _Sampler(self.shard.grid, self._local, h, w), self.shard.axis, scene, self._regions(self.hide(x))
@@ -216,8 +223,11 @@ class Exact(Borders):
 
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over the scene's tokens; those that `key_mask` hides must be hidden by `kv_mask`."""
-        join = functools.partial(rearrange, pattern="(b r) t ... -> b (r t) ...", b=self.scenes)
-        q, k, v, kv_mask = jax.tree.map(lambda x: join(x), (q, k, v, kv_mask))
+
+        def join(x: jax.Array) -> jax.Array:
+            return rearrange(self._regions(x), "b r t ... -> b (r t) ...")
+
+        q, k, v, kv_mask = jax.tree.map(join, (q, k, v, kv_mask))
         out = scene_attention(q, k, v, axis_name=self.shard.axis, exchange=self.exchange, kv_mask=kv_mask)
         return rearrange(out, "b (r t) k d -> (b r) t k d", r=self._local)
 
@@ -248,9 +258,21 @@ class Exact(Borders):
     @property
     def _local(self) -> int:
         """Number of regions on this device."""
-        return self.shard.grid.count // lax.axis_size(self.shard.axis)
+        grid, devices = self.shard.grid, lax.axis_size(self.shard.axis)
+        if grid.count % devices:
+            raise LayoutError(
+                f"Exact borders: {grid.rows} x {grid.cols} regions cannot be spread evenly over {devices} devices "
+                f"along {self.shard.axis!r}. Use a number of devices that divides {grid.count}."
+            )
+        return grid.count // devices
 
     def _regions(self, x: jax.Array) -> jax.Array:
+        """Unfold the regions of every scene: [n ...] to [b r ...]."""
+        if x.shape[0] != self.scenes * self._local:
+            raise LayoutError(
+                f"Exact borders of scenes={self.scenes} with {self._local} regions each on this device: expected "
+                f"{self.scenes * self._local} maps, found {x.shape[0]}. Give `scenes` as they are on one device."
+            )
         return rearrange(x, "(b r) ... -> b r ...", r=self._local)
 
     def _fold(self, x: jax.Array) -> jax.Array:
@@ -281,7 +303,7 @@ class Exact(Borders):
             place = self.shard.places(self._local)[axis - 1]
             any_valid = self._regions(self.valid_tokens(height, width).any(3 - axis))
             beyond = jnp.where(any_valid, (place * extent)[:, None] + jnp.arange(1, extent + 1), 1).max((1, 2))
-            extents.append(lax.pmax(vary(beyond, (self.shard.axis,)), self.shard.axis))
+            extents.append(pmax(beyond, (self.shard.axis,)))
         return extents
 
     def _spread(self, table: jax.Array, height: int, width: int, method: str) -> jax.Array:
@@ -290,8 +312,7 @@ class Exact(Borders):
         for size, place, extent in zip(
             table.shape[1:3], self.places(height, width), self._extents(height, width), strict=True
         ):
-            source = (self._regions(place) + 0.5) * (size / extent)[:, None, None] - 0.5
-            weights.append(source_weights(source, size, method))
+            weights.append(source_weights(self._regions(place), extent[:, None, None], size, method))
         table = jnp.broadcast_to(table, (self.scenes, *table.shape[1:]))
         return self._fold(_einsum("brhi,bijc,brwj->brhwc", weights[0], table, weights[1]))
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from holojax.borders.base import Borders, WindowFunction
+from holojax.borders.base import Borders, WindowFunction, check_widths
 from holojax.errors import ConfigError
 from holojax.ops import windows
 from holojax.ops.attention import attend
-from holojax.ops.resize import bin_edges, pool, resize
+from holojax.ops.resize import bin_edges, pool, resize, source_weights
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
 from holojax.ops.varying import align
@@ -45,6 +45,7 @@ class Isolated(Borders):
 
     def pad(self, x, top, bottom, left, right):
         """Extend a map by zeros."""
+        check_widths(top, bottom, left, right)
         if not (top or bottom or left or right):
             return x
         return jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -53,22 +54,27 @@ class Isolated(Borders):
         """Roll a map inside the region."""
         return jnp.roll(x, (rows, cols), (1, 2))
 
-    def map_windows(self, f: WindowFunction, x, size, shift, fill=None):
+    def extent(self, height, width):
+        """Count the region's rows and columns; padding inside it counts."""
+        return height, width, True
+
+    def map_windows(self, f: WindowFunction, x, size, shift, fill=None, roll_first=False):
         """Apply `f` to the region's windows, shifted even where the map is smaller than one (as mmseg).
 
         The map is padded with `fill` at the bottom and right to whole windows; the padding takes part.
         """
+        (rows, cols), (down, right) = windows.sides(size), windows.sides(shift)
+        shifted = down or right
         n, h, w, _ = x.shape
-        x = _complete(_complete(x, 1, size, fill), 2, size, fill)
+        x = self.roll(x, -down, -right) if shifted and roll_first else x
+        x = _complete(_complete(x, 1, rows, fill), 2, cols, fill)
         height, width = x.shape[1:3]
-        allowed = None
-        if shift:
-            x = self.roll(x, -shift, -shift)
-            allowed = windows.same_origin(windows.window_origins(height, width, size, shift), n)
+        x = self.roll(x, -down, -right) if shifted and not roll_first else x
+        allowed = windows.same_origin(windows.window_origins(height, width, size, shift), n) if shifted else None
         y = windows.merge_windows(f(windows.cut_windows(x, size), allowed), size, height, width)
-        if shift:
-            y = self.roll(y, shift, shift)
-        return y[:, :h, :w]
+        if roll_first:
+            y = y[:, :h, :w]
+        return (self.roll(y, down, right) if shifted else y)[:, :h, :w]
 
     def resize(self, x, size, method="bilinear"):
         """Resize within the region: its edge pixels are repeated beyond its edge."""
@@ -78,9 +84,13 @@ class Isolated(Borders):
         """Average the region adaptively and spread the result over it."""
         return resize(f(pool(x, bins), self), x.shape[1:3])
 
-    def spread(self, table, height, width):
+    def spread(self, table, height, width, method="bicubic"):
         """Resize a table to the region."""
-        return resize(table[None], (height, width), "bicubic")
+        rows, cols = (
+            source_weights(jnp.arange(extent), extent, size, method)
+            for extent, size in zip((height, width), table.shape[:2], strict=True)
+        )
+        return jnp.einsum("hi,ijc,wj->hwc", rows, table, cols, precision=lax.Precision.HIGHEST)[None]
 
     def places(self, height, width):
         """Count rows and columns from the region's corner."""

@@ -19,6 +19,11 @@ def psum(tree: Any, axes: Sequence[str]) -> Any:
     return lax.psum(vary(tree, axes), tuple(axes)) if axes else tree
 
 
+def pmax(x: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Take the largest value over the devices along `axes`; it has no gradient."""
+    return lax.pmax(lax.stop_gradient(vary(x, axes)), tuple(axes))
+
+
 def from_region(x: jax.Array, offset: int, shard: RegionShard, *, wrap: bool = False) -> jax.Array:
     """Return, for every region i, the value of region i + `offset`: the primitive for all neighbours.
 

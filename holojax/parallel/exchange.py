@@ -30,6 +30,13 @@ class Topology:
     devices_per_node: int | None = None
     slowdown: int | float = 9.0
 
+    def __post_init__(self) -> None:
+        if (self.devices_per_node is not None and self.devices_per_node < 1) or self.slowdown <= 0:
+            raise LayoutError(
+                f"Topology: expected at least 1 device a node (None: all of them) and a slowdown above 0, found "
+                f"devices_per_node={self.devices_per_node}, slowdown={self.slowdown}."
+            )
+
     @classmethod
     def of_processes(cls) -> Topology:
         """Take every process of this run for a node; one process alone is one node."""
@@ -162,7 +169,14 @@ def choose_exchange(
         keys: keys of the whole scene, if pooled; None: as many as queries.
         width: d of a head.
         itemsize: bytes of a number.
+
+    Raises:
+        LayoutError: a number is below 1.
     """
+    numbers = dict(heads=heads, tokens=tokens, devices=devices, keys=keys, width=width, itemsize=itemsize)
+    wrong = [f"{name}={value}" for name, value in numbers.items() if value is not None and value < 1]
+    if wrong:
+        raise LayoutError(f"choose_exchange: expected numbers of at least 1, found {', '.join(wrong)}.")
     per_device = -(-tokens // devices)
     held = Held(per_device, per_device if keys is None else -(-keys // devices), heads, width, itemsize)
     return _cheapest(held, devices, topology or Topology(), legal_groups(heads, devices))

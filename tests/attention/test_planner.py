@@ -70,3 +70,10 @@ def test_one_device_sends_nothing():
 def test_an_unknown_exchange_is_refused():
     with pytest.raises(LayoutError, match=r"context.exchange: expected one of all_to_all, ring, hybrid, found 'mesh'"):
         legal_plan("mesh", Held(1, 1, 1), 2)
+
+
+def test_numbers_below_one_are_named():
+    with pytest.raises(LayoutError, match=r"choose_exchange: .*found devices=0, keys=-1"):
+        choose_exchange(8, 64, 0, keys=-1)
+    with pytest.raises(LayoutError, match="found devices_per_node=0"):
+        Topology(devices_per_node=0)

@@ -1,5 +1,6 @@
 """Every operation across borders against the same on the whole scene: values and gradients, any grid and mesh."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from holojax.borders import Exact
-from holojax.errors import ConfigError
+from holojax.errors import ConfigError, LayoutError
 from holojax.ops import windows
 from holojax.ops.resize import pool, resize
 from holojax.ops.sample import bilinear_sample
@@ -30,7 +31,7 @@ def random(*shape, seed=0):
 
 
 def convolve(x, size, stride=1):
-    kernel = random(size, size, CHANNELS, 3, seed=size) / size
+    kernel = (random(size, size, CHANNELS, 3, seed=size) / size).astype(x.dtype)
     return lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -169,9 +170,9 @@ def dense_sampled(x):
     return bilinear_sample(x, wander(x, rows, cols).reshape(1, h * w, 2)).reshape(x.shape)
 
 
-def across(method, grid, devices, valid):
+def across(method, grid, devices, valid, data=1):
     """Turn a function of borders and maps into one of stacks of regions [b r h w c], on a mesh."""
-    layout, place = Layout.create(region=devices), P(DATA, REGION)
+    layout, place = Layout.create(data=data, region=devices), P(DATA, REGION)
 
     def body(x, valid):
         b, r = x.shape[:2]
@@ -207,9 +208,9 @@ def value_and_gradient(f, x, weight):
     return y, grad
 
 
-def on_regions_with_gradient(method, grid, devices, valid, x, weight):
+def on_regions_with_gradient(method, grid, devices, valid, x, weight, data=1):
     """`value_and_gradient` of whole scenes, cut and stitched on the host."""
-    f = across(method, grid, devices, valid)
+    f = across(method, grid, devices, valid, data)
     pair = value_and_gradient(f, *(grid.split(np.asarray(part)) for part in (x, weight)))
     return tuple(stitched(grid, part) for part in pair)
 
@@ -231,11 +232,14 @@ def close(found, expected, relative, what):
     grid=st.sampled_from(GRIDS),
     devices=st.sampled_from([1, 2, 4, 8]),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    data=st.sampled_from([2, 1]),
     missing=st.tuples(st.integers(0, 7), st.integers(0, 7)),
 )
-def test_a_cut_scene_gives_what_the_whole_one_gives(name, grid, devices, size, missing):
+def test_a_cut_scene_gives_what_the_whole_one_gives(name, grid, devices, size, data, missing):
     method, twin, multiple = METHODS[name]
     grid = RegionGrid(*grid)
+    devices = math.gcd(devices, grid.count)
+    data = min(data, 8 // devices)
     h, w = (s * multiple for s in size)
     canvas = (grid.rows * h, grid.cols * w)
     # Two scenes: one fills the canvas, the other ends before it; beyond its end lies rubbish.
@@ -255,7 +259,7 @@ def test_a_cut_scene_gives_what_the_whole_one_gives(name, grid, devices, size, m
         parts = (twin(x[i : i + 1, :rows, :cols]) for i, (rows, cols) in enumerate(ends))
         return jnp.concatenate([complete(part, mask.shape[1:]) for part in parts])
 
-    found, grad = on_regions_with_gradient(method, grid, math.gcd(devices, grid.count), valid, x, weight)
+    found, grad = on_regions_with_gradient(method, grid, devices, valid, x, weight, data)
     expected, expected_grad = value_and_gradient(whole, x, weight)
     close(found, expected, 2e-6, "values")
     close(grad, expected_grad, 1e-5, "gradient")
@@ -289,6 +293,101 @@ def test_holes_in_a_scene_are_invisible_and_alike_on_any_grid(name, grid, size, 
     rubbish = jnp.where(valid[..., None], x, 100.0)
     again, _ = on_regions_with_gradient(method, grid, grid.count, valid, rubbish, weight)
     np.testing.assert_array_equal(again, found)
+
+
+def taps(extent, of):
+    """Bilinear weights [extent, of] of places in a map of `of` places, beyond which nothing lies."""
+    source = (np.arange(extent) + 0.5) * of / extent - 0.5
+    weight = np.zeros((extent, of))
+    for i, place in enumerate(np.floor(source).astype(int)):
+        for j, share in ((place, place + 1 - source[i]), (place + 1, source[i] - place)):
+            if 0 <= j < of:
+                weight[i, j] += share
+    return weight
+
+
+def mean_of_valid(rows, cols, x, valid):
+    """Average valid places with these weights; zero where there are none. All in NumPy, [H W c] and [H W]."""
+    total = np.einsum("ih,jw,hwc->ijc", rows, cols, np.where(valid[..., None], x, 0))
+    weight = np.einsum("ih,jw,hw->ij", rows, cols, valid)[..., None]
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-9)
+
+
+def resized_by_hand(x, valid, size):
+    return mean_of_valid(taps(size[0], x.shape[0]), taps(size[1], x.shape[1]), x, valid)
+
+
+def pooled_by_hand(x, valid, bins):
+    """Pool the valid extent, take the sine, resize to that extent; places beyond it do not count."""
+    extent = [np.flatnonzero(valid.any(1 - axis)).max() + 1 for axis in (0, 1)]
+    member = [
+        np.array([[i * e // bins <= p < -(-(i + 1) * e // bins) for p in range(n)] for i in range(bins)], float)
+        for e, n in zip(extent, x.shape, strict=False)
+    ]
+    filled = np.einsum("ih,jw,hw->ij", *member, valid) > 0
+    spread = resized_by_hand(np.sin(mean_of_valid(*member, x, valid)), filled, extent)
+    return complete(spread[None], x.shape)[0]
+
+
+def scanned_by_hand(x, valid, axis, reverse):
+    x, valid = (np.moveaxis(y, axis, 0)[:: -1 if reverse else 1] for y in (x, valid))
+    state, states = np.zeros_like(x[0]), []
+    for row, there in zip(x, valid, strict=True):
+        state = np.where(there[..., None], (0.5 + 0.5 / (1 + np.exp(-row))) * state + row, state)
+        states.append(state)
+    return np.moveaxis(np.stack(states)[:: -1 if reverse else 1], 0, axis)
+
+
+BY_HAND = {
+    "enlarge": lambda x, valid: resized_by_hand(x, valid, (3 * x.shape[0], 2 * x.shape[1])),
+    "halve": lambda x, valid: resized_by_hand(x, valid, (x.shape[0] // 2, x.shape[1])),
+    "pool": lambda x, valid: pooled_by_hand(x, valid, 3),
+    "scan down": lambda x, valid: scanned_by_hand(x, valid, 0, False),
+    "scan left": lambda x, valid: scanned_by_hand(x, valid, 1, True),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_scenes_with_holes_give_what_numpy_gives(name):
+    grid, x = RegionGrid(2, 4), random(2, 8, 12, CHANNELS)
+    valid = np.random.default_rng(1).random((2, 8, 12)) > 0.4
+    valid[0, :5, 2:8] = valid[1, :, 7:] = False  # a hole wider than a region; a scene that ends early
+    found = on_regions(METHODS[name][0], grid, 4, valid, x)
+    for i in range(2):
+        expected = BY_HAND[name](np.asarray(x[i], np.float64), valid[i])
+        # Where a map keeps its size, its valid places count.
+        counts = valid[i][..., None] if expected.shape[:2] == valid[i].shape else True
+        np.testing.assert_allclose(np.where(counts, found[i] - expected, 0), 0, atol=5e-6)
+
+
+def test_half_precision_gives_what_the_whole_scene_gives():
+    """All methods in one program: none may round a coordinate, a count or a sum to bfloat16."""
+    grid, x = RegionGrid(2, 4), random(1, 8, 16, CHANNELS).astype(jnp.bfloat16)
+    layout, place = Layout.create(region=4), P(DATA, REGION)
+
+    def body(x):
+        borders = Exact(RegionShard(grid), 1, axes=(DATA, REGION))
+        return [method(borders, x.reshape(-1, *x.shape[2:]))[None] for method, _, _ in METHODS.values()]
+
+    found = jax.jit(layout.shard(body, in_specs=place, out_specs=place))(grid.split(x))
+    twins = jax.jit(lambda x: [twin(x) for _, twin, _ in METHODS.values()])(x.astype(jnp.float32))
+    for name, a, b in zip(METHODS, found, twins, strict=True):
+        close(stitched(grid, a).astype(np.float32), b, 0.03, name)
+
+
+def test_samples_far_from_the_corner_are_read_where_they_are():
+    """Region 7 begins at column 1680, where bfloat16 counts in eights."""
+    grid, w = RegionGrid(1, 8), 240
+    x = random(1, 2, 8 * w, 1).astype(jnp.bfloat16)
+
+    def to_the_right(e, x):
+        rows, cols = jnp.meshgrid(jnp.arange(2), jnp.arange(w) + 3, indexing="ij")
+        places = jnp.stack([rows, cols], -1).reshape(1, -1, 2).astype(jnp.bfloat16)  # exact: all below 256
+        return e.sample(x, jnp.tile(places, (len(x), 1, 1))).reshape(x.shape)
+
+    found = on_regions(to_the_right, grid, 4, np.ones(x.shape[:3], bool), x)
+    expected = jnp.pad(x, ((0, 0), (0, 0), (0, 3), (0, 0)))[:, :, 3:]
+    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(jnp.float32))
 
 
 @PROPERTY
@@ -379,3 +478,19 @@ def test_what_cannot_be_is_refused():
         run(lambda e, x: e.scan(x, x, "depth"))
     with pytest.raises(ConfigError, match="found 4 and 3 places a region"):
         run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))
+    with pytest.raises(ConfigError, match="at least 0, found top=0, bottom=-1"):
+        run(lambda e, x: e.pad(x, 0, -1, 0, 0))
+    with pytest.raises(ConfigError, match="expected a floating-point map, found int32"):
+        run(lambda e, x: e.max(x.astype(jnp.int32)))
+    with pytest.raises(LayoutError, match="scenes=3 with 1 regions each on this device: expected 3 maps, found 1"):
+        run(lambda e, x: dataclasses.replace(e, scenes=3, valid=None).mean(x))
+
+
+def test_regions_that_do_not_spread_over_the_devices_are_refused():
+    layout, place = Layout.create(region=4), P(DATA, REGION)
+
+    def body(x):
+        return Exact(RegionShard(RegionGrid(3, 1)), scenes=1).pad(x[:, 0], 1, 1, 1, 1)[:, None]
+
+    with pytest.raises(LayoutError, match="3 x 1 regions cannot be spread evenly over 4 devices"):
+        layout.shard(body, in_specs=place, out_specs=place)(random(1, 4, 2, 2, 1))

@@ -19,6 +19,8 @@ def test_pad_adds_zeros_and_roll_stays_inside():
     assert padded.shape == (1, 5, 4, 1)
     np.testing.assert_array_equal(padded[:, 1:3, :3], x)
     assert float(jnp.abs(padded).sum()) == pytest.approx(float(jnp.abs(x).sum()))
+    with pytest.raises(ConfigError, match="at least 0, found top=0, bottom=0, left=-1"):
+        ISOLATED.pad(x, 0, 0, -1, 0)
     assert ISOLATED.pad(x, 0, 0, 0, 0) is x
     np.testing.assert_array_equal(ISOLATED.roll(x, -1, 1), np.roll(x, (-1, 1), (1, 2)))
 
