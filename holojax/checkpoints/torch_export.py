@@ -63,9 +63,10 @@ def _write(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
     draft = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(tensors, draft)
-        os.replace(draft, path)
+        try:
+            safetensors.numpy.save_file(tensors, draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        draft.unlink(missing_ok=True)

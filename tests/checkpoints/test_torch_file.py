@@ -1,6 +1,8 @@
+import json
 import pickle
 import zipfile
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -120,3 +122,32 @@ def test_unwrapping_takes_the_state_and_drops_the_wrapper_of_parallel_training()
     assert unwrap({"state_dict": {"module.a": 1}, "meta": {}}) == {"a": 1}
     assert unwrap({"model": {"a": 1}}) == {"a": 1}
     assert unwrap({"a": 1}) == {"a": 1}
+
+
+def test_a_file_in_parts_is_read_by_its_index(tmp_path):
+    save_file({"a": np.ones(2, np.float32)}, tmp_path / "x-1-of-2.safetensors")
+    save_file({"b": np.zeros(3, np.float32)}, tmp_path / "x-2-of-2.safetensors")
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x-1-of-2.safetensors", "b": "x-2-of-2.safetensors"}}))
+    assert {key: value.shape for key, value in read_weights(index).items()} == {"a": (2,), "b": (3,)}
+    index.write_text(json.dumps({"weight_map": {"a": "x-2-of-2.safetensors"}}))
+    with pytest.raises(WeightsError, match=r"x-2-of-2.safetensors: a is missing"):
+        read_weights(index)
+    index.write_text("[]")
+    with pytest.raises(WeightsError, match=r"index.json: expected the index"):
+        read_weights(index)
+
+
+def test_weights_of_the_hub_come_out_of_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "models--owner--repository"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file({"a": np.ones(2, np.float32)}, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    assert read_weights("hf://owner/repository/model.safetensors")["a"].shape == (2,)
+    with pytest.raises(WeightsError, match=r"repository/none.safetensors: none.safetensors cannot be fetched"):
+        read_weights("hf://owner/repository/none.safetensors")
+    with pytest.raises(WeightsError, match="expected hf://owner/repository/file"):
+        read_weights("hf://owner")
