@@ -74,20 +74,37 @@ def interpolate(x: jax.Array, extent: int, axis: int) -> jax.Array:
     return first * (1 - part) + second * part
 
 
-def source_weights(place: jax.Array, size: int, method: str) -> jax.Array:
-    """Return what share each of `size` places has in a map read at `place` [...], float32 [... size].
+def source_weights(place: jax.Array, extent: int | jax.Array, size: int, method: str) -> jax.Array:
+    """Return what share each of `size` places has when they are resized to `extent`, float32 [... size].
 
-    `place` counts in places of the map and may be computed on the device; beyond the map its edge is repeated.
-    `method` is "bilinear" or "bicubic".
+    Beyond the map its edge is repeated.
+
+    Args:
+        place: places of the result [...], counted from 0.
+        extent: their number; it and `place` may be computed on the device.
+        size: number of places that are resized.
+        method: "bilinear" and "bicubic" as `resize`; "bicubic corners": torch's with `align_corners=True`; "bicubic
+            antialias": torch's with `antialias=True`, which has another kernel (Keys' -0.5) and leaves out what lies
+            beyond the map.
     """
-    index = jnp.arange(size)
+    index, scale = jnp.arange(size), size / jnp.asarray(extent, jnp.float32)
+    source = (place + 0.5) * scale - 0.5
     if method == "bilinear":
-        return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, size - 1)[..., None] - index), 0)
-    base = jnp.floor(place)
-    total = jnp.zeros((*place.shape, size), jnp.float32)
+        return jnp.maximum(1 - jnp.abs(jnp.clip(source, 0, size - 1)[..., None] - index), 0)
+    if method == "bicubic antialias":
+        wide = jnp.maximum(scale, 1)
+        distance = jnp.abs(source[..., None] - index) / wide[..., None]
+        weights = jnp.where(distance < 2, _cubic(distance, -0.5), 0)
+        return weights / weights.sum(-1, keepdims=True)
+    if method == "bicubic corners":
+        source = place * ((size - 1) / jnp.maximum(jnp.asarray(extent, jnp.float32) - 1, 1))
+    elif method != "bicubic":
+        raise ConfigError(f"resize: unknown method {method!r} for a table.")
+    base = jnp.floor(source)
+    total = jnp.zeros((*source.shape, size), jnp.float32)
     for step in (-1, 0, 1, 2):
         taken = jnp.clip(base + step, 0, size - 1)[..., None] == index
-        total += jnp.where(taken, _cubic(jnp.abs(place - base - step))[..., None], 0)
+        total += jnp.where(taken, _cubic(jnp.abs(source - base - step))[..., None], 0)
     return total
 
 
@@ -123,9 +140,9 @@ def _nearest(x: jax.Array, extent: int, axis: int) -> jax.Array:
     return jnp.take(x, np.arange(extent) * x.shape[axis] // extent, axis=axis)
 
 
-def _cubic(distance: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = ((distance - 5) * distance + 8) * distance * _CUBIC - 4 * _CUBIC
+def _cubic(distance: np.ndarray | jax.Array, a: float = _CUBIC) -> np.ndarray | jax.Array:
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * a - 4 * a
     return (np if isinstance(distance, np.ndarray) else jnp).where(distance <= 1, near, far)
 
 
