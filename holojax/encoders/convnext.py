@@ -104,17 +104,17 @@ class ConvNeXt(Encoder):
         self.downsamples = nnx.List(
             Downsample(channels=a, outputs=b, epsilon=epsilon, rngs=rngs) for a, b in itertools.pairwise(dims)
         )
-        self.norms = nnx.List(layer_norm(c, epsilon, rngs) for c in dims) if output_norms else None
+        self.norms = nnx.List([layer_norm(c, epsilon, rngs) for c in dims] if output_norms else [])
         self.output_norms = output_norms
         self.adopt(numerics, output_norms)
 
     def adopt(self, numerics, output_norms):
         """Take over epsilons and output norms; norms that are made begin as LayerNorms do."""
         found = _numerics(numerics)
-        if output_norms and self.norms is None:
-            self.norms = nnx.List(layer_norm(c, found.norm, nnx.Rngs(0)) for c in self.channels)
+        if output_norms and not self.norms:
+            self.norms = nnx.List([layer_norm(c, found.norm, nnx.Rngs(0)) for c in self.channels])
         if not output_norms:
-            self.norms = None
+            self.norms = nnx.List([])
         self.numerics, self.output_norms = numerics, output_norms
         self.set_attributes(nnx.LayerNorm, epsilon=found.norm)
         self.set_attributes(ResponseNorm, epsilon=found.response, raise_if_not_found=False)
@@ -145,7 +145,7 @@ class ConvNeXt(Encoder):
 
     def normalize(self, i, x):
         """Apply the LayerNorm of stage `i`, where there is one."""
-        return x if self.norms is None else self.norms[i](x)
+        return self.norms[i](x) if self.norms else x
 
     def downsample(self, i, x, borders):
         """Halve the map, rounding down, and change its channels to those of the next stage."""
@@ -198,7 +198,7 @@ class ConvNeXtBlock(nnx.Module):
         self.fc1 = linear(channels, _RATIO * channels, rngs)
         self.grn = ResponseNorm(channels=_RATIO * channels) if grn else None
         self.fc2 = linear(_RATIO * channels, channels, rngs)
-        # REST's code has both, its layer scale beginning at 1; at 1e-6 GRN, whose own scale begins at 0, would not learn.
+        # REST's code has both, its layer scale beginning at 1: at 1e-6 GRN, which begins at 0, would not learn.
         self.gamma = nnx.Param(jnp.full(channels, 1.0 if grn else 1e-6)) if layer_scale else None
 
     def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:
