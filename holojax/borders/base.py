@@ -119,6 +119,19 @@ class Borders(abc.ABC):
         """Compute h_t = a_t h_(t-1) + b_t along "rows" (downwards) or "cols" (rightwards), or back."""
 
     @abc.abstractmethod
+    def selective_scan(
+        self,
+        u: Float[jax.Array, "n h w d"],
+        delta: Float[jax.Array, "n h w d"],
+        a: Float[jax.Array, "d s"],
+        b: Float[jax.Array, "n h w s"],
+        c: Float[jax.Array, "n h w s"],
+        lines: str = "rows",
+        reverse: bool = False,
+    ) -> Float[jax.Array, "n h w d"]:
+        """Run `ops.selective_scan` through the surroundings as one sequence: row after row, or column after column."""
+
+    @abc.abstractmethod
     def sample(self, x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]) -> Float[jax.Array, "n m c"]:
         """Read the surroundings bilinearly at (row, column), counted from the region's corner; zero beyond them."""
 

@@ -18,7 +18,8 @@ from holojax.ops import windows
 from holojax.ops.resize import interpolate, resize, source_weights
 from holojax.ops.sample import bilinear_gather
 from holojax.ops.scan import affine_scan
-from holojax.ops.varying import vary
+from holojax.ops.selective_scan import selective_scan
+from holojax.ops.varying import align, vary
 from holojax.parallel import collectives
 from holojax.parallel.collectives import entering_state, halo, pmax, psum, ring_sum, slice_each
 from holojax.parallel.regions import RegionGrid, RegionShard
@@ -44,14 +45,12 @@ class Exact(Borders):
         scenes: number of scenes on this device.
         valid: True on real pixels of each region, at pixel resolution [n h w]; None: all of them.
         axes: mesh axes over which batch statistics are taken.
-        exchange: the preferred way of attention over the scene (`attention.scene_attention`).
     """
 
     shard: RegionShard
     scenes: int
     valid: Bool[jax.Array, "n h w"] | None = None
     axes: tuple[str, ...] = ()
-    exchange: str = "all_to_all"
 
     def hide(self, x, value=0):
         """Set places that cover no valid pixel to `value`."""
@@ -205,6 +204,17 @@ class Exact(Borders):
         edges = (lax.slice_in_dim(x, last, last + 1, axis=_AXES[axis]) for x in (decay, state))
         return self._fold(state + decay * entering_state(*edges, axis, self.shard, reverse=reverse))
 
+    def selective_scan(self, u, delta, a, b, c, lines="rows", reverse=False):
+        """Scan the scene's rows or columns one after the other; invalid places pass the state on.
+
+        A line's part in a region is scanned from zero; what enters it is then found by `collectives.entering_lines`,
+        which sends states of the size of a region's edge, and scanned on.
+        """
+        # Nothing invalid takes part: steps of 0 change no state, and their inputs may be no numbers.
+        u, delta, b, c = (self.hide(x) for x in (u, delta, b, c))
+        u, delta, a, b, c = align(u, delta, a, b, c, axis=self.shard.axis)
+        return selective_scan(u, delta, a, b, c, lines, reverse, _EnterLines(self.shard, self._local))
+
     def sample(self, x, positions):
         """Read the scene's map bilinearly; zero beyond the scene and where it is not valid.
 
@@ -222,13 +232,16 @@ class Exact(Borders):
         return rearrange(found, "b (r m) c -> (b r) m c", r=self._local)
 
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
-        """Attend over the scene's tokens; those that `key_mask` hides must be hidden by `kv_mask`."""
+        """Attend over the scene's tokens; those that `key_mask` hides must be hidden by `kv_mask`.
+
+        Sends what the cheapest plan states (`parallel.exchange`).
+        """
 
         def join(x: jax.Array) -> jax.Array:
             return rearrange(self._regions(x), "b r t ... -> b (r t) ...")
 
         q, k, v, kv_mask = jax.tree.map(join, (q, k, v, kv_mask))
-        out = scene_attention(q, k, v, axis_name=self.shard.axis, exchange=self.exchange, kv_mask=kv_mask)
+        out = scene_attention(q, k, v, axis_name=self.shard.axis, exchange="hybrid", kv_mask=kv_mask)
         return rearrange(out, "b (r t) k d -> (b r) t k d", r=self._local)
 
     def key_mask(self, height, width, extra=0):
@@ -360,6 +373,19 @@ class _Sampler:
             return jnp.where(inside, place, 0), inside
 
         return bilinear_gather(rearrange(values, "b r h w c -> b (r h w) c"), positions, locate)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EnterLines:
+    """What enters the lines of the regions on one device, as `ops.selective_scan` asks for it."""
+
+    shard: RegionShard
+    local: int
+
+    def __call__(self, log_decay: jax.Array, state: jax.Array, lines: str, reverse: bool) -> jax.Array:
+        regions = (rearrange(x, "(b r) ... -> b r ...", r=self.local) for x in (log_decay, state))
+        entering = collectives.entering_lines(*regions, lines, self.shard, reverse=reverse)
+        return rearrange(entering, "b r ... -> (b r) ...")
 
 
 def _stride(large: int, small: int) -> int:

@@ -15,6 +15,7 @@ from holojax.ops.attention import attend
 from holojax.ops.resize import bin_edges, pool, resize, source_weights
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
+from holojax.ops.selective_scan import selective_scan
 from holojax.ops.varying import align
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
@@ -113,6 +114,11 @@ class Isolated(Borders):
         if axis not in _AXES:
             raise ConfigError(f"scan: unknown axis {axis!r}; known: {', '.join(_AXES)}.")
         return linear_scan(a, b, _AXES[axis], reverse)
+
+    def selective_scan(self, u, delta, a, b, c, lines="rows", reverse=False):
+        """Scan the region's rows or columns one after the other, from zero."""
+        u, delta, a, b, c = align(u, delta, a, b, c)
+        return selective_scan(u, delta, a, b, c, lines, reverse)
 
     def sample(self, x, positions):
         """Read the region's map bilinearly; zero beyond its edge."""

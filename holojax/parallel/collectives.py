@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from holojax.ops.selective_scan import chain_lines
 from holojax.ops.varying import align, vary
 from holojax.parallel.regions import RegionShard
 
@@ -152,6 +153,56 @@ def entering_state(
         decay = decay * earlier(decay, distance)
         distance *= 2
     return state
+
+
+def entering_lines(
+    log_decay: jax.Array, state: jax.Array, lines: str, shard: RegionShard, *, reverse: bool = False
+) -> jax.Array:
+    """Return the state that enters every line of every region, where lines of the scene follow each other.
+
+    A region's part of a line turns the state h that enters it into exp(log_decay) h + state. It is entered by what left
+    the part before it in the region beside, a line's first part by what left the line before it. In three steps: the
+    parts of a line are composed across regions; the regions where lines end send a state through all lines; and what
+    enters each line goes back to the regions where it comes from. For lines through e regions: 1 + ceil(log2(e - 1))
+    rounds that send both arrays, those of `entering_state` with one line, ceil(log2(e)) rounds that send a state.
+
+    Args:
+        log_decay: `[b r s l d]`, for the l lines of a region.
+        state: `[b r s l d]`, what leaves a part that zero enters.
+        lines: "rows", which run along the columns of the region grid, one below the other, or "cols".
+        shard: place of the regions on the mesh.
+        reverse: whether lines run back, the last first.
+    """
+    along, across = ("cols", "rows") if lines == "rows" else ("rows", "cols")
+    extent = shard.grid.cols if lines == "rows" else shard.grid.rows
+    sign = 1 if reverse else -1
+
+    def fetch(x: jax.Array, distance: int) -> jax.Array:
+        return from_neighbour(x, *((distance, 0) if along == "rows" else (0, distance)), shard)
+
+    # What a line's earlier parts make of what enters the line. Beyond the grid both are zero: nothing is done.
+    decay, offset = jnp.zeros_like(log_decay), jnp.zeros_like(state)
+    if extent > 1:
+        decay, offset = fetch(log_decay, sign), fetch(state, sign)
+    distance = 1
+    while distance < extent - 1:
+        offset = offset + jnp.exp(decay) * fetch(offset, sign * distance)
+        decay = decay + fetch(decay, sign * distance)
+        distance *= 2
+
+    # Whole lines are known where they end. Elsewhere the same is computed of their parts, and not used.
+    whole = decay + log_decay, state + jnp.exp(log_decay) * offset
+    _, end = chain_lines(*whole, jnp.zeros_like(state[..., 0, :]), reverse)
+    start = entering_state(jnp.exp(whole[0].sum(-2)), end, across, shard, reverse=reverse)
+    start, _ = chain_lines(*whole, start, reverse)
+
+    place = shard.places(state.shape[1])[0 if along == "rows" else 1]
+    to_end = (place if reverse else extent - 1 - place).reshape(1, -1, 1, 1, 1)
+    distance = 1
+    while distance < extent:
+        start = jnp.where(to_end < distance, start, fetch(start, -sign * distance))
+        distance *= 2
+    return offset + jnp.exp(decay) * start
 
 
 def send_on(tree: Any, axis: str, stride: int = 1) -> Any:

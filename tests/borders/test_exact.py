@@ -18,6 +18,7 @@ from holojax.ops import windows
 from holojax.ops.resize import pool, resize
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
+from holojax.ops.selective_scan import selective_scan
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from tests.ops.test_attention import dense
 
@@ -67,6 +68,12 @@ def attend(attention, x, kv_mask=None):
 
 def decays(x):
     return 0.5 + 0.5 * jax.nn.sigmoid(x)
+
+
+def selective(scan, x, lines, reverse):
+    """Scan with two states a channel; steps are short, so that much of a state arrives at the other end."""
+    b, c = jnp.cos(x[..., :2]), jnp.sin(x[..., 2:4])
+    return scan(x, 0.2 * jax.nn.sigmoid(x), -jnp.exp(random(x.shape[-1], 2, seed=5)), b, c, lines, reverse)
 
 
 def expand(f):
@@ -132,6 +139,16 @@ METHODS = {
     "scan up": (lambda e, x: e.scan(decays(x), x, "rows", True), lambda x: linear_scan(decays(x), x, 1, True), 1),
     "scan right": (lambda e, x: e.scan(decays(x), x, "cols"), lambda x: linear_scan(decays(x), x, 2), 1),
     "scan left": (lambda e, x: e.scan(decays(x), x, "cols", True), lambda x: linear_scan(decays(x), x, 2, True), 1),
+    "selective scan of rows": (
+        lambda e, x: selective(e.selective_scan, x, "rows", False),
+        lambda x: selective(selective_scan, x, "rows", False),
+        1,
+    ),
+    "selective scan back through columns": (
+        lambda e, x: selective(e.selective_scan, x, "cols", True),
+        lambda x: selective(selective_scan, x, "cols", True),
+        1,
+    ),
     "sample": (lambda e, x: sampled(e, x), lambda x: dense_sampled(x), 1),
     "table": (
         lambda e, x: x + e.spread(random(5, 4, CHANNELS, seed=3), *x.shape[1:3]),

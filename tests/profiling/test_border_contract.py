@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from holojax.borders import Exact
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
-from holojax.parallel.exchange import Held
+from holojax.parallel.exchange import Held, legal_plan
 from holojax.profiling.contract import borders as contract
 from holojax.profiling.contract.collectives import attention, halo, ring_sum, roll
 from tests.profiling.test_contract import block_of, check, few, meshes
@@ -122,6 +122,18 @@ def test_a_scan_sends_edges(mesh, masked, axis, reverse):
     )
 
 
+@settings(few, max_examples=4)
+@given(meshes(), pixels, st.sampled_from(["rows", "cols"]), st.booleans())
+def test_a_selective_scan_sends_states_of_the_size_of_an_edge(mesh, masked, lines, reverse):
+    states = 2
+
+    def scan(borders, x):
+        steps, reads = jax.nn.sigmoid(x), jnp.cos(x[..., :states])
+        return borders.selective_scan(x, steps, -jnp.ones((C, states)), reads, 2 * reads, lines, reverse)
+
+    check_method(mesh, masked, scan, contract.selective_scan(blocks(mesh), states, lines, mesh[0]))
+
+
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_sampling_sends_the_map_once_round(devices):
     mesh = RegionGrid(2, 4), Layout.create(region=devices)
@@ -146,6 +158,6 @@ def test_attention_sends_what_its_exchange_states(devices, heads, masked):
         out = borders.attend(tokens, jnp.sin(tokens), jnp.cos(tokens), borders.key_mask(h, w))
         return out.reshape(len(x), h, w, heads * c)
 
-    held = Held(r * h * w, r * h * w, heads, c, batch=b, masked=masked)
-    stated, backward = (attention("all_to_all", held, devices, backward=back) for back in (False, True))
+    plan = legal_plan("hybrid", Held(r * h * w, r * h * w, heads, c, batch=b, masked=masked), devices)
+    stated, backward = (attention(plan, backward=back) for back in (False, True))
     check_method(mesh, masked, attend, stated, backward)

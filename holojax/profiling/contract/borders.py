@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holojax.parallel.regions import RegionGrid
-from holojax.profiling.contract.collectives import Shape, add, entering_state, halo, psum
+from holojax.profiling.contract.collectives import Shape, add, entering_state, from_neighbour, halo, psum
 
 
 def map_windows(block: Shape, size: int, shift: int, grid: RegionGrid, *, itemsize: int = 4) -> dict[str, int]:
@@ -86,3 +86,25 @@ def scan(block: Shape, along: str, grid: RegionGrid, *, itemsize: int = 4) -> di
     """What enters each region, of the size of its edge, and the decay along with it; backward as much again."""
     axis = 2 if along == "rows" else 3
     return entering_state((*block[:axis], 1, *block[axis + 1 :]), along, grid, itemsize=itemsize)
+
+
+def selective_scan(block: Shape, states: int, lines: str, grid: RegionGrid) -> dict[str, int]:
+    """What enters a region's lines, `states` float32 numbers a channel and line; backward as much again.
+
+    Both arrays of the composition along the lines, what enters whole lines across them, and that state back along them.
+    """
+    b, r, h, w, d = block
+    along, across = ("cols", "rows") if lines == "rows" else ("rows", "cols")
+    extent = grid.cols if lines == "rows" else grid.rows
+    edge = (b, r, states, h if lines == "rows" else w, d)
+
+    def fetch(distance: int) -> dict[str, int]:
+        return from_neighbour(edge, *((distance, 0) if along == "rows" else (0, distance)), grid)
+
+    forth = [-1, *(-(2**k) for k in range(max(extent - 2, 0).bit_length()))] if extent > 1 else []
+    back = [2**k for k in range((extent - 1).bit_length())]
+    return add(
+        *(fetch(distance) for distance in forth for _ in range(2)),
+        entering_state((b, r, states, 1, d), across, grid),
+        *(fetch(distance) for distance in back),
+    )
