@@ -13,6 +13,7 @@ from holojax.data import train_batches
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError
 from holojax.metrics import summarize
 from holojax.models import build_model
+from holojax.models.plans import stage_plans
 from holojax.parallel import Layout
 from holojax.training import hooks
 from holojax.training.evaluate import evaluate, make_count
@@ -40,15 +41,19 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
     workdir = prepare(cfg, workdir, resume)
 
-    structure, weights = take_apart(build_model(cfg.model.to_dict(), cfg.seed))
+    model = build_model(cfg.model.to_dict(), cfg.seed)
+    structure, weights = take_apart(model)
     recipe = make_recipe(cfg, structure, layout)
-    optimizer = make_optimizer(cfg.train)
+    optimizer = make_optimizer(cfg.train, structure.frozen)
     state = first_state(weights, optimizer, layout)
     say = hooks.Report(workdir / "log.txt")
     store = Store(workdir, keep=cfg.train.keep)
     events = hooks.TensorBoard(cfg.train.log_every, workdir / "events")
     try:
+        height, width = cfg.data.window or scenes.largest
         say(_title(cfg, layout, recipe, weights, len(scenes)))
+        for one in stage_plans(model, layout, (height, width), cfg.data.batch):
+            say(one.describe())
         if store.latest() is not None:
             state = restored(store, state)
             say(f"goes on from step {int(state.step)} of {store.folder}")
@@ -71,7 +76,6 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             cm = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window)
             return {name: value for name, value in summarize(cm).items() if np.ndim(value) == 0}
 
-        height, width = cfg.data.window or scenes.largest
         every = [hooks.Progress(cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say)]
         every += [hooks.Evaluate(cfg.train.evaluate_every, measure, say)] if unseen else []
         every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store)]

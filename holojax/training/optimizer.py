@@ -1,5 +1,6 @@
 """AdamW and its learning rate."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,13 +27,31 @@ def learning_rate(train: Any) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, train.warmup), after], [train.warmup])
 
 
-def make_optimizer(train: Any) -> optax.GradientTransformation:
+def make_optimizer(train: Any, frozen: Sequence[str] = ()) -> optax.GradientTransformation:
     """Build AdamW from `cfg.train`, with torch's constants, after clipping by the global norm if asked for.
 
-    Weight decay leaves out what has one dimension, biases, norms and position tables, as REST and mmseg do.
+    Weight decay leaves out what has one dimension, biases, norms and position tables, as REST and mmseg do. Parameters
+    at or under a path of `frozen` stay as they are, and take no memory here.
     """
     adamw = optax.adamw(learning_rate(train), b1=0.9, b2=0.999, eps=1e-8, weight_decay=train.weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw
+    whole = optax.chain(optax.clip_by_global_norm(train.clip), adamw) if train.clip else adamw
+    if not frozen:
+        return whole
+
+    def kinds(params: Any) -> Any:
+        return map_frozen(lambda leaf, still: "frozen" if still else "learned", params, frozen)
+
+    return optax.partition({"learned": whole, "frozen": optax.set_to_zero()}, kinds)
+
+
+def map_frozen(f: Callable[[Any, bool], Any], params: Any, frozen: Sequence[str]) -> Any:
+    """Map f(leaf, whether it lies at or under a path of `frozen`) over a tree of parameters."""
+
+    def decide(path: tuple, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return f(leaf, any(name == prefix or name.startswith(prefix + ".") for prefix in frozen))
+
+    return jax.tree_util.tree_map_with_path(decide, params)
 
 
 def decayed(params: Any) -> Any:

@@ -46,6 +46,7 @@ class Structure:
     inference: nnx.GraphDef
     constants: Any  # arrays that nobody learns, such as index tables
     grid: RegionGrid  # how the model wants scenes cut
+    frozen: tuple[str, ...] = ()  # paths of parameters that do not learn
 
 
 def take_apart(model: SceneModel) -> tuple[Structure, Weights]:
@@ -58,7 +59,8 @@ def take_apart(model: SceneModel) -> tuple[Structure, Weights]:
     model.set_attributes(use_running_average=True, raise_if_not_found=False)
     inference, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, constants = (nnx.as_pure(state) for state in states)
-    return Structure(training, inference, constants, model.grid), Weights(params, stats)
+    frozen = tuple(f"encoder.{name}" for name in model.encoder.frozen())
+    return Structure(training, inference, constants, model.grid, frozen), Weights(params, stats)
 
 
 def put_together(structure: nnx.GraphDef, weights: Weights, constants: Any) -> nnx.Module:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -15,6 +16,7 @@ from holojax.losses import LOSSES
 from holojax.ops.normalize import normalize
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
+from holojax.training.optimizer import map_frozen
 from holojax.training.state import State, Structure, Weights, put_together
 
 IGNORE = 255
@@ -95,12 +97,14 @@ def make_train_step(
         parts = total_loss(recipe, out, batch["label"], valid)
         return sum(parts.values()), (running_stats(model), parts)
 
+    structure = recipe.structure
     sharded = recipe.layout.shard(local_loss, in_specs=(P(), P(), BATCH_SPECS, P(DATA)), out_specs=(P(), (P(), P())))
 
     def step(state: State, constants: Any, batch: Batch) -> tuple[State, dict[str, Array]]:
         keys = scene_keys(seed, state.step, batch["label"].shape[0])
 
         def loss_of(params: Any) -> tuple[Array, Any]:
+            params = map_frozen(lambda x, frozen: lax.stop_gradient(x) if frozen else x, params, structure.frozen)
             return sharded(Weights(params, state.weights.stats), constants, batch, keys)
 
         (loss, (stats, parts)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.weights.params)

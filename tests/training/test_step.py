@@ -97,3 +97,27 @@ def test_the_fingerprint_is_of_the_bytes_in_the_order_of_sorted_names():
     assert fingerprint(params) == fingerprint(jax.tree.map(jnp.asarray, same))
     assert fingerprint(params) != fingerprint(params | {"b": np.float32([2, 1])})
     assert fingerprint(params) == hashlib.sha256(np.float32([4, 3, 1, 2]).tobytes()).hexdigest()
+
+
+def test_frozen_stages_keep_their_weights_and_the_others_learn():
+    cfg = tiny.experiment(tiny.REST | dict(encoder=tiny.REST["encoder"] | dict(freeze=2)), regions=(1, 2), clip=1.0)
+    layout = Layout.create(1, 2)
+    structure, weights = take_apart(build_model(cfg.model.to_dict(), 0))
+    optimizer = make_optimizer(cfg.train, structure.frozen)
+    step = make_train_step(make_recipe(cfg, structure, layout), optimizer, seed=0)
+    state = first_state(weights, optimizer, layout)
+    for number in range(2):
+        state, _ = step(state, tiny.batch(layout, RegionGrid(1, 2), seed=number))
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), weights.params, state.weights.params)
+    encoder = same["encoder"]
+    for part in (encoder["patch_embed"], *(encoder[k][i] for k in ("stages", "downsamples", "norms") for i in (0, 1))):
+        assert all(jax.tree.leaves(part))
+    # A bias of keys never has a gradient; everything else learns.
+    learned = (encoder["stages"][2], encoder["downsamples"][2], encoder["norms"][3], same["mixers"], same["decoder"])
+    for part in learned:
+        assert not any(jax.tree.leaves(part))
+    # What does not learn has no place in the optimizer.
+    held = sum(x.size for x in jax.tree.leaves(state.opt_state))
+    assert held < 2.1 * sum(
+        x.size for x, still in zip(jax.tree.leaves(weights.params), jax.tree.leaves(same), strict=True) if not still
+    )
