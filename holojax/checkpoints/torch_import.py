@@ -157,6 +157,8 @@ def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, he
         source = guess_source(module, list(tensors))
         print(f"import_weights: the names look like those of {source!r}", file=sys.stderr)
     table, part = table_for(module, source, tensors)
+    if table.variant is not None:
+        table = table.variant({name: value.shape for name, value in tensors.items()}) or table
     return _Plan(module, tensors, source, table, part, heads, values)
 
 

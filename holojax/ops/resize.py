@@ -74,7 +74,7 @@ def interpolate(x: jax.Array, extent: int, axis: int) -> jax.Array:
     return first * (1 - part) + second * part
 
 
-def source_weights(place: jax.Array, extent: int | jax.Array, size: int, method: str) -> jax.Array:
+def source_weights(place: jax.Array | np.ndarray, extent: int | jax.Array, size: int, method: str) -> jax.Array:
     """Return what share each of `size` places has when they are resized to `extent`, float32 [... size].
 
     Beyond the map its edge is repeated.

@@ -6,7 +6,7 @@ from flax import nnx
 
 from holojax.borders import ISOLATED
 from holojax.encoders import Swin
-from holojax.encoders.swin import PatchMerging, SwinBlock
+from holojax.encoders.swin import NUMERICS, PatchMerging, SwinBlock
 from holojax.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def test_a_block_equals_one_written_out_token_by_token():
     table = block.attention.bias_table
     table[...] = jax.random.normal(jax.random.key(1), table.shape)
     x = _images(1, h, w, 4)
-    found = block(x, ISOLATED, None)
+    found = block(x, ISOLATED, None, NUMERICS["mmseg"])
 
     height, width = 6, 6
     normed = np.zeros((height, width, 4), np.float32)
@@ -71,16 +71,56 @@ def test_a_block_equals_one_written_out_token_by_token():
     np.testing.assert_allclose(found, x, atol=2e-5)
 
 
-def test_merging_is_channel_major_and_pads_odd_maps():
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_merging_orders_channels_as_the_library_and_pads_odd_maps(numerics):
     merging = PatchMerging(channels=2, rngs=nnx.Rngs(0))
     x = _images(1, 3, 2, 2)
     seen = []
     merging.norm = lambda y: (seen.append(np.asarray(y)), y)[1]
-    assert merging(x, ISOLATED).shape == (1, 2, 1, 4)
-    first = [x[0, row, col, c] for c in range(2) for row in (0, 1) for col in (0, 1)]
-    np.testing.assert_array_equal(seen[0][0, 0, 0], first)
-    last = [x[0, 2, col, c] if row == 2 else 0 for c in range(2) for row in (2, 3) for col in (0, 1)]
-    np.testing.assert_array_equal(seen[0][0, 1, 0], last)
+    assert merging(x, ISOLATED, NUMERICS[numerics]).shape == (1, 2, 1, 4)
+    for i, top in enumerate((0, 2)):
+        if numerics == "mmseg":
+            order = [(row, col, c) for c in range(2) for row in (0, 1) for col in (0, 1)]
+        else:
+            order = [(row, col, c) for col in (0, 1) for row in (0, 1) for c in range(2)]
+        expected = [x[0, top + row, col, c] if top + row < 3 else 0 for row, col, c in order]
+        np.testing.assert_array_equal(seen[0][0, i, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("numerics", "height", "width", "size", "shift"),
+    [
+        ("mmseg", 2, 7, (7, 7), (3, 3)),
+        ("timm", 8, 15, (7, 7), (3, 3)),
+        ("timm", 7, 8, (7, 7), (0, 3)),
+        ("timm", 2, 5, (2, 5), (0, 0)),
+        ("torchvision", 7, 8, (7, 7), (0, 3)),
+        ("torchvision", 2, 5, (7, 7), (0, 0)),
+        ("transformers", 2, 5, (7, 7), (3, 3)),
+    ],
+)
+def test_small_maps_change_windows_as_in_the_library(numerics, height, width, size, shift):
+    assert NUMERICS[numerics].windows(7, 3, height, width) == (size, shift)
+
+
+def test_output_norms_come_and_go_with_the_numerics():
+    swin = _swin()
+    swin.set_options(bands_init="mean", freeze=1, remat="none", dtype="bfloat16")
+    before = _run(swin, _images(1, 32, 32, 2))
+    assert swin.frozen() == ("patch_embed", "stages.0", "downsamples.0", "norms.0")
+    swin.adopt("mmseg", False)
+    assert swin.frozen() == ("patch_embed", "stages.0", "downsamples.0")
+    bare = _run(swin, _images(1, 32, 32, 2))
+    assert not np.allclose(bare[0], before[0], atol=0.1)
+    swin.adopt("mmseg", True)
+    for x, y in zip(_run(swin, _images(1, 32, 32, 2)), before, strict=True):
+        assert x.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(x, y)
+
+
+def test_every_stage_may_have_its_own_window():
+    swin = _swin(window=(5, 4, 3, 2))
+    assert [stage[0].attention.bias_table.shape[0] for stage in swin.stages] == [81, 49, 25, 9]
 
 
 def test_mixers_stand_between_stages():
@@ -118,7 +158,12 @@ def test_all_parameters_have_a_gradient():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [(dict(depths=(1, 1, 1)), "4 depths"), (dict(heads=(2, 3, 2, 2)), "16 channels .* 3 heads")],
+    [
+        (dict(depths=(1, 1, 1)), "4 depths"),
+        (dict(window=(7, 7)), "one window or 4"),
+        (dict(heads=(2, 3, 2, 2)), "16 channels .* 3 heads"),
+        (dict(numerics="keras"), "known: mmseg, timm, transformers, torchvision"),
+    ],
 )
 def test_wrong_sizes_say_what_to_change(changes, message):
     with pytest.raises(ConfigError, match=message):

@@ -77,6 +77,8 @@ class KeyMap:
         numerics: whose details the encoder must compute to mean the same.
         output_norms: whether the source normalises the encoder's maps; a regular expression: if a name of a file fits.
         optional: our parameters that a file may lack, as regular expressions; they keep their values.
+        variant: chooses another map by the names and shapes of a file, for sources whose files are not all alike; None
+            from it: this one.
     """
 
     rules: tuple[Rule, ...]
@@ -86,6 +88,7 @@ class KeyMap:
     numerics: str | None = None
     output_norms: bool | str = True
     optional: tuple[str, ...] = ()
+    variant: Callable[[Mapping[str, Shape]], KeyMap | None] | None = None
 
     def __add__(self, other: KeyMap) -> KeyMap:
         """Join the rules for two sets of parts; the details of the encoder are those of the first."""
@@ -97,6 +100,7 @@ class KeyMap:
             numerics=self.numerics,
             output_norms=self.output_norms,
             optional=self.optional + other.optional,
+            variant=self.variant,
         )
 
     def sources(self, path: str) -> Iterator[tuple[list[str], Transform]]:
