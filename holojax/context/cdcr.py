@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from holojax.attention import hop_attention, scene_attention
+from holojax.attention import hop_attention
 from holojax.context.layer import SceneLayer
 from holojax.errors import ConfigError
+from holojax.parallel.exchange import hop_plan, legal_plan
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
@@ -57,11 +58,15 @@ class Cdcr(SceneLayer):
         )
         self.mode = mode
 
-    def exchange(self, q, k, v, kv_mask, shard, regions):
-        """Send keys and values round: once round one softmax, or one softmax a hop."""
+    def plan(self, held, devices):
+        """Send keys and values round, whatever it costs: that is what this mixer is."""
+        return legal_plan("ring", held, devices) if self.mode == "exact" else hop_plan(held, devices)
+
+    def attend(self, q, k, v, kv_mask, shard, held):
+        """Take one softmax once round, or one softmax a hop."""
         if self.mode == "exact":
-            return scene_attention(q, k, v, axis_name=shard.axis, exchange="ring", kv_mask=kv_mask)
-        return hop_attention(q, k, v, axis_name=shard.axis, regions=regions, kv_mask=kv_mask) - q
+            return super().attend(q, k, v, kv_mask, shard, held)
+        return hop_attention(q, k, v, axis_name=shard.axis, regions=held.regions, kv_mask=kv_mask) - q
 
     def __call__(
         self,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import abc
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from holojax.attention import hybrid_attention
 from holojax.context.kv_pool import pool_scene_tokens, token_positions
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import drop_path
 from holojax.ops.gelu import gelu
 from holojax.ops.rotary import check_rotary_width, rotate
+from holojax.parallel.exchange import Held, Plan
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
@@ -24,7 +27,7 @@ class SceneLayer(nnx.Module):
     """A transformer layer over the tokens of all regions: a = x + attention(norm(x)), y = a + mlp(norm(a)).
 
     Norms have eps 1e-5, the activation is the exact GELU (PARITY of REST's `MYTransformerEncoderLayer`). Sub-classes
-    say how the regions exchange keys and values.
+    say by which plan the regions exchange keys and values.
 
     Args:
         channels: width c of the tokens.
@@ -65,8 +68,20 @@ class SceneLayer(nnx.Module):
         self.fc2 = nnx.Linear(hidden, channels, kernel_init=_INIT, rngs=rngs)
 
     @abc.abstractmethod
-    def exchange(self, q, k, v, kv_mask, shard: RegionShard, regions: int) -> jax.Array:
-        """Attend from local queries to the scene: [b n k d] tokens of `regions` regions, one after the other."""
+    def plan(self, held: Held, devices: int) -> Plan:
+        """Say which way attention goes for the tokens that one of so many devices holds."""
+
+    def attend(self, q, k, v, kv_mask, shard: RegionShard, held: Held) -> jax.Array:
+        """Attend from local queries to the scene as `plan` says: [b n k d] tokens, one region after the other."""
+        size = self.plan(held, jax.lax.axis_size(shard.axis)).heads_parallel
+        return hybrid_attention(q, k, v, axis_name=shard.axis, heads_parallel=size, kv_mask=kv_mask)
+
+    def held(self, block: tuple[int, ...], dtype: jnp.dtype, masked: bool) -> Held:
+        """Count the tokens of a device that holds maps [b r h w c] of this shape and dtype."""
+        b, r, h, w, c = block
+        keys = -(-h // self.kv_pool) * -(-w // self.kv_pool)
+        itemsize = jnp.result_type(dtype, self.qkv.kernel.dtype).itemsize
+        return Held(r * h * w, r * keys, self.heads, c // self.heads, itemsize, b, masked, r)
 
     def layer(
         self,
@@ -93,5 +108,5 @@ class SceneLayer(nnx.Module):
             k = rotate(k, *token_positions(h, w, self.kv_pool, r, shard))
         if mask is not None:
             mask = rearrange(mask, "b r h w -> b (r h w)")
-        out = self.exchange(q, k, v, mask, shard, r)
+        out = self.attend(q, k, v, mask, shard, self.held(x.shape, x.dtype, mask is not None))
         return rearrange(out, "b (r h w) k d -> b r h w (k d)", r=r, h=h, w=w)

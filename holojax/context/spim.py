@@ -5,10 +5,9 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from holojax.attention import scene_attention
 from holojax.context.layer import SceneLayer
 from holojax.errors import ConfigError
-from holojax.parallel.exchange import EXCHANGES
+from holojax.parallel.exchange import EXCHANGES, Topology, legal_plan
 from holojax.parallel.regions import RegionShard
 from holojax.types import Bool, Float, Keys
 
@@ -62,11 +61,11 @@ class Spim(SceneLayer):
             drop_path=drop_path,
             rngs=rngs,
         )
-        self.preferred, self.residual = exchange, residual
+        self.exchange, self.residual = exchange, residual
 
-    def exchange(self, q, k, v, kv_mask, shard, regions):
-        """Attend over all tokens of the scene at once."""
-        return scene_attention(q, k, v, axis_name=shard.axis, exchange=self.preferred, kv_mask=kv_mask)
+    def plan(self, held, devices):
+        """Take the preferred exchange where heads and devices allow it, else the cheapest of the others."""
+        return legal_plan(self.exchange, held, devices, Topology.of_processes())
 
     def __call__(
         self,

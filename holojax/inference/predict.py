@@ -18,6 +18,7 @@ from holojax.data import ClassTable, SceneReader, load_scene
 from holojax.errors import LayoutError
 from holojax.inference.geotiff import NODATA, MapWriter
 from holojax.models.base import SceneModel
+from holojax.models.plans import stage_plans
 from holojax.ops.normalize import normalize
 from holojax.parallel import DATA, REGION, Layout, RegionShard
 
@@ -77,6 +78,8 @@ def predict_scene(
     table = ClassTable.complete(model.classes, settings["class_names"], settings["palette"])
     say = report or (lambda text: None)
     say(f"{source}: {reader.height} x {reader.width} pixels; {layout.describe(model.grid.count)}; reads")
+    for one in stage_plans(model, layout, (reader.height, reader.width)):
+        say(one.describe())
     with MapWriter.like(target, reader, table) as writer:
         image, valid = load_scene(reader, model.grid, layout)
         graph, state = nnx.split(model)

@@ -15,6 +15,8 @@ import jax
 from holojax.errors import LayoutError
 
 EXCHANGES = ("all_to_all", "ring", "hybrid")
+_ASKED = "as asked"
+_ALONE = "one device, nothing travels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Held:
     itemsize: int = 4  # bytes of a number
     batch: int = 1  # b
     masked: bool = False  # a key mask, one byte a key, travels too
+    regions: int = 1  # equal groups of these tokens, of account to hops alone
 
     def numbers(self, tokens: int) -> int:
         """Count the numbers of an array of this many tokens."""
@@ -71,15 +74,34 @@ class Bytes(NamedTuple):
     backward: int
 
 
+NOTHING = Bytes(0, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A way for attention to go: groups of devices trade tokens for heads, a ring joins the groups."""
 
-    name: str  # "all_to_all" (one group), "ring" (groups of one device), else "hybrid"
+    name: str  # "all_to_all" (one group), "ring" (groups of one device), "hybrid", or "hops"
     heads_parallel: int  # consecutive devices of a group
-    forward: int  # bytes that one device receives
-    backward: int  # what the backward pass adds
+    trade: Bytes  # that one device receives by all-to-alls
+    ring: Bytes  # by collective-permutes
     why: str
+
+    @property
+    def forward(self) -> int:
+        """Bytes that one device receives in the forward pass."""
+        return self.trade.forward + self.ring.forward
+
+    @property
+    def backward(self) -> int:
+        """Bytes that the backward pass adds."""
+        return self.trade.backward + self.ring.backward
+
+    def describe(self) -> str:
+        """Say in one line which way is taken and what it sends, and why where it is not the one that was preferred."""
+        groups = f" in groups of {self.heads_parallel}" if self.name == "hybrid" else ""
+        why = "" if self.why == _ASKED else f" ({self.why.partition(';')[0]})"
+        return f"{self.name}{groups}, {self.forward / 1e6:,.1f} MB forward{why}"
 
 
 def trade_bytes(held: Held, heads_parallel: int) -> Bytes:
@@ -89,7 +111,7 @@ def trade_bytes(held: Held, heads_parallel: int) -> Bytes:
     P m bytes. Backward: the gradients of the same four arrays. Nothing if P = 1.
     """
     if heads_parallel == 1:
-        return Bytes(0, 0)
+        return NOTHING
     arrays = 2 * (held.numbers(held.queries) + held.numbers(held.keys)) * held.itemsize
     mask = held.batch * held.keys * heads_parallel if held.masked else 0
     return Bytes(arrays + mask, arrays)
@@ -111,18 +133,18 @@ def ring_bytes(held: Held, devices: int, heads_parallel: int = 1) -> Bytes:
     return Bytes(forward, again + groups * numbers * 4 if groups > 1 else 0)
 
 
-def hop_bytes(held: Held, devices: int, regions: int = 1) -> Bytes:
-    """Count the bytes of `hop_attention` with `regions` regions on each device: collective-permutes.
+def hop_bytes(held: Held, devices: int) -> Bytes:
+    """Count the bytes of `hop_attention`: collective-permutes.
 
-    Of N = regions x devices regions one crosses each border between devices a hop. Forward: N - 1 times a region's
+    Of N = held.regions x devices regions one crosses each border between devices a hop. Forward: N - 1 times a region's
     keys, values and mask. Backward: the same again with their float32 gradients. On two devices both directions are
     the same, and XLA may find a hop that it need not send again. Nothing on one device.
     """
     if devices == 1:
-        return Bytes(0, 0)
-    hops = regions * devices - 1
-    numbers = 2 * held.numbers(held.keys) // regions
-    mask = held.batch * held.keys // regions if held.masked else 0
+        return NOTHING
+    hops = held.regions * devices - 1
+    numbers = 2 * held.numbers(held.keys) // held.regions
+    mask = held.batch * held.keys // held.regions if held.masked else 0
     forward = hops * (numbers * held.itemsize + mask)
     return Bytes(forward, forward + hops * numbers * 4)
 
@@ -194,17 +216,22 @@ def legal_plan(preferred: str, held: Held, devices: int, topology: Topology | No
     if preferred not in EXCHANGES:
         raise LayoutError(f"context.exchange: expected one of {', '.join(EXCHANGES)}, found {preferred!r}.")
     if devices == 1:
-        return Plan(preferred, 1, 0, 0, "one device, nothing travels")
+        return Plan(preferred, 1, NOTHING, NOTHING, _ALONE)
     topology, groups = topology or Topology(), legal_groups(held.heads, devices)
     if preferred == "ring":
-        return _plan(held, devices, 1, "as asked")
+        return _plan(held, devices, 1, _ASKED)
     if preferred == "all_to_all" and devices in groups:
-        return _plan(held, devices, devices, "as asked")
+        return _plan(held, devices, devices, _ASKED)
     plan = _cheapest(held, devices, topology, groups)
     if preferred == "hybrid":
         return plan
     why = f"{held.heads} heads do not divide over {devices} devices, same result; {plan.why}"
     return dataclasses.replace(plan, why=why)
+
+
+def hop_plan(held: Held, devices: int) -> Plan:
+    """Return the plan of `hop_attention`, the only one for it: the result depends on the order of the hops."""
+    return Plan("hops", 1, NOTHING, hop_bytes(held, devices), _ASKED if devices > 1 else _ALONE)
 
 
 def _cheapest(held: Held, devices: int, topology: Topology, groups: list[int]) -> Plan:
@@ -230,8 +257,7 @@ def _cost(held: Held, devices: int, size: int, topology: Topology) -> float:
 
 
 def _plan(held: Held, devices: int, size: int, why: str) -> Plan:
-    trade, ring = trade_bytes(held, size), ring_bytes(held, devices, size)
-    return Plan(_name(size, devices), size, trade.forward + ring.forward, trade.backward + ring.backward, why)
+    return Plan(_name(size, devices), size, trade_bytes(held, size), ring_bytes(held, devices, size), why)
 
 
 def _name(size: int, devices: int) -> str:

@@ -12,7 +12,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from holojax.errors import LayoutError
-from holojax.parallel.exchange import Held, Topology, legal_plan
 
 DATA, REGION = "data", "region"
 
@@ -108,33 +107,14 @@ class Layout:
                 f"Use a multiple of {self.data} scenes a batch, or a layout with data=1."
             )
 
-    def describe(
-        self,
-        regions: int,
-        heads: int | None = None,
-        exchange: str = "all_to_all",
-        kv_pool: int = 1,
-        itemsize: int = 4,
-    ) -> str:
-        """Say in one line which devices hold what, and which exchange attention over the scene will use.
+    def describe(self, regions: int | None = None) -> str:
+        """Say in one line which devices hold what.
+
+        Which exchange attention over the scene takes depends on its tokens: `models.plans` says it stage by stage.
 
         Args:
-            regions: of a scene.
-            heads: of the attention; None: say nothing of the exchange.
-            exchange: the preferred one.
-            kv_pool: side of the squares over which keys are averaged, tokens.
-            itemsize: bytes of a number of queries, keys and values.
+            regions: of a scene; None: say nothing of regions.
         """
         kind = self.mesh.devices.flat[0].platform
-        text = (
-            f"{self.mesh.size} {kind} device(s): data {self.data} x region {self.region}; "
-            f"{regions} regions, {self.regions_per_device(regions)} a device"
-        )
-        if heads is None:
-            return text
-        # Which plan is cheapest depends on the number of keys for each query alone.
-        held = Held(queries=kv_pool**2, keys=1, heads=heads, itemsize=itemsize)
-        plan = legal_plan(exchange, held, self.region, Topology.of_processes())
-        groups = f" in groups of {plan.heads_parallel}" if plan.name == "hybrid" else ""
-        why = "" if plan.name == exchange or exchange == "hybrid" else f" ({plan.why.partition(';')[0]})"
-        return f"{text}; exchange {plan.name}{groups}{why}"
+        text = f"{self.mesh.size} {kind} device(s): data {self.data} x region {self.region}"
+        return text if regions is None else f"{text}; {regions} regions, {self.regions_per_device(regions)} a device"

@@ -64,14 +64,10 @@ def test_layouts_that_do_not_fit_say_what_would():
     assert Layout.fitting(9).region == 3
 
 
-def test_describe_names_the_exchange_that_is_taken():
-    layout = Layout.create(region=4)
-    assert "exchange all_to_all" in layout.describe(8, heads=8)
-    assert "exchange hybrid in groups of 2 (6 heads do not divide over 4 devices, same result)" in layout.describe(8, 6)
-    assert "exchange ring (3 heads do not divide over 4 devices, same result)" in layout.describe(8, heads=3)
-    assert layout.describe(8, heads=8, exchange="ring").endswith("exchange ring")
-    assert layout.describe(8, heads=8, exchange="hybrid").endswith("exchange all_to_all")
-    assert layout.describe(8, heads=8, exchange="hybrid", kv_pool=4).endswith("exchange ring"), "few keys travel"
+def test_describe_says_which_devices_hold_what():
+    layout = Layout.create(data=2, region=4)
+    assert layout.describe() == "8 cpu device(s): data 2 x region 4"
+    assert layout.describe(8) == f"{layout.describe()}; 8 regions, 2 a device"
 
 
 def _on_regions(layout, f, x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from holojax.parallel.exchange import Held, Topology, legal_plan, ring_bytes, trade_bytes
+from holojax.parallel.exchange import Plan
 from holojax.parallel.regions import RegionGrid
 
 TRADE, PERMUTE, REDUCE = "all-to-all", "collective-permute", "all-reduce"
@@ -115,8 +115,7 @@ def ring_sum(block: Shape, devices: int, *, itemsize: int = 4, backward: bool = 
     return add({PERMUTE: math.prod(block) * ((devices - 1) * itemsize + gradient)})
 
 
-def attention(exchange: str, held: Held, devices: int, *, backward: bool = False) -> dict[str, int]:
-    """What `parallel.exchange` states for the plan that is taken where `exchange` is preferred."""
-    size = legal_plan(exchange, held, devices, Topology.of_processes()).heads_parallel
-    trade, ring = trade_bytes(held, size), ring_bytes(held, devices, size)
-    return add({TRADE: trade[backward], PERMUTE: ring[backward]})
+def attention(plan: Plan, *, backward: bool = False) -> dict[str, int]:
+    """What `parallel.exchange` states for a plan."""
+    trade, ring = (part.backward if backward else part.forward for part in (plan.trade, plan.ring))
+    return add({TRADE: trade, PERMUTE: ring})

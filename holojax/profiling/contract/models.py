@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from holojax.context import Cdcr
-from holojax.context.layer import SceneLayer
 from holojax.models.base import SceneModel
+from holojax.models.plans import stage_plans
 from holojax.parallel import Layout
-from holojax.parallel.exchange import Held, hop_bytes
-from holojax.profiling.contract.collectives import PERMUTE, REDUCE, add, attention, halo
+from holojax.profiling.contract.collectives import REDUCE, add, attention, halo
 
 
 def mixers(
@@ -25,18 +22,12 @@ def mixers(
     halo of tokens with their count. (One whose result nobody reads is left out by the compiler, but counted here: SETR
     reads the last map alone.)
     """
-    b, r = scenes // layout.data, model.grid.count // layout.region
     parts = []
-    for stage, (h, w, c) in enumerate(stage_maps(model, size)):
-        if str(stage) not in model.mixers:
-            continue
-        mixer = model.mixers[str(stage)]
-        pool, heads = mixer.kv_pool, mixer.heads
+    for one in stage_plans(model, layout, size, scenes):
+        (_, _, h, w, c), pool = one.block, model.mixers[str(one.stage)].kv_pool
         if h % pool or w % pool:
-            parts.append(halo((b, r, h, w, c + 1), (0, pool - 1, 0, pool - 1), model.grid))
-        keys = math.ceil(h / pool) * math.ceil(w / pool)
-        held = Held(r * h * w, r * keys, heads, c // heads, batch=b, masked=True)
-        parts.append(_exchange(mixer, held, layout.region, r, backward))
+            parts.append(halo((*one.block[:4], c + 1), (0, pool - 1, 0, pool - 1), model.grid))
+        parts.append(attention(one.plan, backward=backward))
     return add(*parts)
 
 
@@ -48,19 +39,3 @@ def gradients(model: SceneModel) -> dict[str, int]:
     """
     parameters = jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.Param)))
     return add({REDUCE: sum(math.prod(x.shape) * x.dtype.itemsize for x in parameters)})
-
-
-def stage_maps(model: SceneModel, size: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Return rows, columns and channels of a region's map after each stage, for scenes of `size` pixels."""
-    graph, state = nnx.split(model.encoder)
-    images = jax.ShapeDtypeStruct((1, *model.grid.region_size(*size), model.bands), jnp.float32)
-    maps = jax.eval_shape(lambda state, images: nnx.merge(graph, state)(images), nnx.as_pure(state), images)
-    return [x.shape[1:] for x in maps]
-
-
-def _exchange(mixer: SceneLayer, held: Held, devices: int, regions: int, backward: bool) -> dict[str, int]:
-    if not isinstance(mixer, Cdcr):
-        return attention(mixer.preferred, held, devices, backward=backward)
-    if mixer.mode == "paper":
-        return add({PERMUTE: hop_bytes(held, devices, regions)[backward]})
-    return attention("ring", held, devices, backward=backward)
