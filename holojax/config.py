@@ -231,6 +231,7 @@ AUGMENT = dict(
 )
 
 TRAIN = dict(
+    init="",  # a folder of scripts/import_torch.py, or of another run, whose weights training begins with
     steps=1000,
     learning_rate=6e-5,  # the highest of the schedule
     schedule=Choice(("poly", "cosine", "constant")),  # poly: linearly to 0

@@ -116,18 +116,19 @@ class Store:
         """Return the step of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, model: Any, training: Any) -> None:
+    def save(self, step: int, model: Any, training: Any = None) -> None:
         """Write two trees of arrays as the checkpoint of `step`; does nothing if that step is there already.
+
+        Without `training` it can be used, but no run can go on from it.
 
         Raises CheckpointError if it cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(
-            model=ocp.args.StandardSave(_flat(model)), training=ocp.args.StandardSave(_flat(training))
-        )
+        items = {"model": model} if training is None else {"model": model, "training": training}
+        saved = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
         try:
-            self._manager.save(step, args=items, force=True)
+            self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
         except OSError as error:
             raise CheckpointError(f"{self.folder}: checkpoint {step} cannot be written ({error}).") from error
 

@@ -1,5 +1,6 @@
 """Training, from a configuration to a finished working directory: a recipe, read from top to bottom."""
 
+import dataclasses
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from holojax.checkpoints.convert import adopt_numerics, initial_weights
 from holojax.checkpoints.store import CONFIG, Store, load_config, save_config
 from holojax.data import train_batches
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError
@@ -39,6 +41,7 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     started = time.perf_counter()
     scenes = open_scenes(cfg, cfg.data.split)  # first: without scenes no folder is made
     unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
+    adopted = adopt_numerics(cfg, cfg.train.init) if cfg.train.init else []
     workdir = prepare(cfg, workdir, resume)
 
     model = build_model(cfg.model.to_dict(), cfg.seed)
@@ -57,6 +60,9 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
         if store.latest() is not None:
             state = restored(store, state)
             say(f"goes on from step {int(state.step)} of {store.folder}")
+        elif cfg.train.init:
+            state = dataclasses.replace(state, weights=initial_weights(cfg.train.init, state.weights))
+            say(" ".join([f"begins with the weights of {cfg.train.init}", *adopted]))
         start = int(state.step)
 
         batches = train_batches(
@@ -125,6 +131,8 @@ def prepare(cfg: Any, workdir: str | Path, resume: str) -> Path:
     if resume not in RESUME:
         raise ConfigError(f"--resume: expected one of {', '.join(RESUME)}, found {resume!r}.")
     workdir = Path(workdir).absolute()
+    if cfg.train.init:
+        cfg.train.init = str(Path(cfg.train.init).absolute())
     if cfg.data.root:
         cfg.data.root = str(Path(cfg.data.root).absolute())  # evaluation may start elsewhere
     if (workdir / CONFIG).exists():
