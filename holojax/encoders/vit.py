@@ -1,6 +1,8 @@
-"""Vision transformer (Dosovitskiy et al. 2021) with the numerics of timm's, in four stages."""
+"""Vision transformer (Dosovitskiy et al. 2021) with the numerics of four libraries, in four stages."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,26 @@ from holojax.encoders.base import STAGES, Encoder
 from holojax.encoders.layers import Mlp, check_heads, drop_rates, layer_norm, linear
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import derive_keys, drop_path
+from holojax.ops.varying import align
 from holojax.types import Float, Keys
 
 POSITIONS = ("learned", "sincos", "none")
-_EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Numerics:
+    """What a library computes that weights do not carry: the norms' epsilon, and how learned positions are resized."""
+
+    epsilon: float
+    resize: str
+
+
+NUMERICS = {
+    "timm": Numerics(1e-6, "bicubic antialias"),
+    "mmseg": Numerics(1e-6, "bicubic"),  # as its configurations of ViT have it; its default is 1e-5
+    "transformers": Numerics(1e-12, "bicubic"),  # the default of its ViTConfig, which published ones keep
+    "torchvision": Numerics(1e-6, "bicubic corners"),
+}
 
 
 class ViT(Encoder):
@@ -30,17 +48,20 @@ class ViT(Encoder):
         depth: blocks.
         heads: attention heads.
         patch: side of a patch in pixels; images are zero-padded at the bottom and right to whole patches.
-        pos: "learned" (a table for `grid`, resized bicubically to the tokens of a region, or in exact mode of the
-            scene), "sincos" (computed for them) or "none".
+        pos: "learned" (a table for the class token, if there is one, and for `grid` row by row, which is resized to
+            the tokens of a region, or in exact mode of the scene), "sincos" (computed for them) or "none".
         class_token: let one extra token a region (in exact mode: a scene), which is no part of the maps, take part in
             attention.
         mlp_ratio: hidden width of a block's MLP over its channels.
         drop_path: probability of dropping a branch of the last block; grows linearly from 0 over the blocks.
         grid: rows and columns of the table of learned positions.
+        output_norms: normalise the last map.
+        numerics: whose details, a key of `NUMERICS`.
         rngs: source of the first weights.
 
     Raises:
-        ConfigError: heads that do not divide `dim`, an unknown `pos`, or a `dim` that sincos cannot use.
+        ConfigError: heads that do not divide `dim`, an unknown `pos`, a `dim` that sincos cannot use, or unknown
+            numerics.
     """
 
     def __init__(
@@ -64,26 +85,39 @@ class ViT(Encoder):
             raise ConfigError(f"vit: unknown pos {pos!r}; known: {', '.join(POSITIONS)}.")
         if pos == "sincos" and dim % 4:
             raise ConfigError(f"vit: pos='sincos' needs a dim that 4 divides, found {dim}.")
-        self.numerics, self.output_norms = numerics, output_norms
         self.channels, self.strides = (dim,) * STAGES, (patch,) * STAGES
-        self.patch, self.pos = patch, pos
+        self.patch, self.pos, self.grid = patch, pos, tuple(grid)
         self.ends = tuple(-(-(i + 1) * depth // STAGES) for i in range(STAGES))
         side = (patch, patch)
         self.patch_embed = nnx.Conv(bands, dim, side, strides=side, padding="VALID", rngs=rngs)
         init = jax.nn.initializers.truncated_normal(0.02)
-        self.positions = nnx.Param(init(rngs.params(), (*grid, dim))) if pos == "learned" else None
+        rows = grid[0] * grid[1] + class_token
+        self.positions = nnx.Param(init(rngs.params(), (rows, dim))) if pos == "learned" else None
         self.class_token = nnx.Param(init(rngs.params(), (dim,))) if class_token else None
         self.blocks = nnx.List(
             ViTBlock(dim=dim, heads=heads, mlp_ratio=mlp_ratio, drop=(number, rate), rngs=rngs)
             for number, rate in enumerate(drop_rates(drop_path, depth))
         )
-        self.norm = layer_norm(dim, _EPSILON, rngs)
+        self.norms = nnx.List([layer_norm(dim, 1.0, rngs)])
+        self.adopt(numerics, output_norms)
+
+    def adopt(self, numerics: str, output_norms: bool) -> None:
+        """Take over the norms' epsilon, how positions are resized, and whether the last map is normalised."""
+        if numerics not in NUMERICS:
+            raise ConfigError(f"vit: unknown numerics {numerics!r}; known: {', '.join(NUMERICS)}.")
+        self.numerics, self.output_norms = numerics, output_norms
+        if not output_norms:
+            self.norms = nnx.List([])
+        elif not self.norms:
+            self.norms = nnx.List([layer_norm(self.channels[0], 1.0, nnx.Rngs(0))])
+            self.norms.set_attributes(dtype=self.patch_embed.dtype)
+        self.set_attributes(nnx.LayerNorm, epsilon=NUMERICS[numerics].epsilon, raise_if_not_found=False)
 
     def modules_of(self, i):
         """Name the embedding and the blocks that belong to stage `i`, and with the last the norm."""
         first = ["patch_embed", "positions", "class_token"] if i == 0 else []
         blocks = [f"blocks.{j}" for j in range(self.ends[i - 1] if i else 0, self.ends[i])]
-        return (*first, *blocks, *(["norm"] if i == STAGES - 1 else []))
+        return (*first, *blocks, *(["norms"] if i == STAGES - 1 and self.output_norms else []))
 
     def embed(self, images, borders):
         """Cut images into patches, add positions; beside the map [n h w dim] goes the class token [n 1
@@ -92,13 +126,27 @@ class ViT(Encoder):
         images = borders.pad(images, 0, -h % self.patch, 0, -w % self.patch)
         x = self.patch_embed(images)
         _, h, w, dim = x.shape
+        place, grid = self._positions(x)
         if self.pos == "learned":
-            x = x + borders.spread(self.positions[...], h, w).astype(x.dtype)
+            x = x + borders.spread(grid, h, w, NUMERICS[self.numerics].resize).astype(x.dtype)
         elif self.pos == "sincos":
             x = x + sincos_positions(*borders.places(h, w), dim).astype(x.dtype)
         if self.class_token is None:
             return x, None
-        return x, jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, dim))
+        token, _ = align(self.class_token[...], x)
+        token = token if place is None else token + place
+        return x, jnp.broadcast_to(token.astype(x.dtype), (n, 1, dim))
+
+    def _positions(self, x: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+        """Return the learned positions of the class token [1, dim] and of the grid [rows columns dim], where there are.
+
+        Typed as differing between devices like `x` before they are repeated: so the gradient is summed over them once.
+        """
+        if self.pos != "learned":
+            return None, None
+        table, _ = align(self.positions[...], x)
+        first = 0 if self.class_token is None else 1
+        return table[:first] if first else None, table[first:].reshape(*self.grid, -1)
 
     def stage(self, i, x, extra, borders, keys):
         """Run the blocks of stage `i`; there may be none."""
@@ -114,8 +162,8 @@ class ViT(Encoder):
         return rearrange(tokens, "n (h w) c -> n h w c", h=h, w=w), extra
 
     def normalize(self, i, x):
-        """Apply the final norm to the last map; the others stay as they are."""
-        return self.norm(x) if i == STAGES - 1 else x
+        """Apply the final norm, if there is one, to the last map; the others stay as they are."""
+        return self.norms[0](x) if i == STAGES - 1 and self.output_norms else x
 
 
 class ViTBlock(nnx.Module):
@@ -128,10 +176,10 @@ class ViTBlock(nnx.Module):
         check_heads("vit", dim, heads)
         self.heads = heads
         self.number, self.rate = drop
-        self.norm1 = layer_norm(dim, _EPSILON, rngs)
+        self.norm1 = layer_norm(dim, 1.0, rngs)
         self.qkv = linear(dim, 3 * dim, rngs)
         self.proj = linear(dim, dim, rngs)
-        self.norm2 = layer_norm(dim, _EPSILON, rngs)
+        self.norm2 = layer_norm(dim, 1.0, rngs)
         self.mlp = Mlp(channels=dim, ratio=mlp_ratio, rngs=rngs)
 
     def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None, kv_mask: jax.Array | None) -> jax.Array:

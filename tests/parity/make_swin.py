@@ -1,4 +1,4 @@
-"""Make the fixtures of Swin from timm, transformers, torchvision and, for mmseg, formulas written out. See README.md."""
+"""Make the fixtures of Swin: from timm, transformers and torchvision, and for mmseg from formulas written out."""
 
 import pathlib
 
@@ -185,7 +185,7 @@ def run_timm(name, weights, model):
 
 
 def timm_cases():
-    """Run timm's on maps smaller than a window: with tables made for them, and with larger ones resized by its loader."""
+    """Run timm's on maps smaller than a window: with tables made for them, and large ones resized."""
     small = timm_swin((36, 36))
     run_timm("timm_small", small.state_dict(), small)
     large, rectangular = timm_swin((224, 224)), timm_swin(SIZE, 1)
