@@ -3,8 +3,8 @@
     python benchmarks/encoders.py [--only=torch,vmamba,compile,borders] [--rounds=3] [--size=512] [--threads=2]
 
 Needs the parity extra (torch, timm). `torch`: timm's eager float32 on the same weights, taking turns on the same cores.
-`vmamba`: VMamba-T against ViT-S (its scan against torch's: benchmarks/selective_scan.py). `compile`: a cold compile of one
-Swin-L forward. `borders`: exact borders on one device against isolated ones.
+`vmamba`: VMamba-T against ViT-S (its scan against torch's: benchmarks/selective_scan.py). `compile`: a cold compile of
+one Swin-L forward. `borders`: exact borders on one device against isolated ones.
 """
 
 import argparse
