@@ -121,15 +121,15 @@ class Borders(abc.ABC):
     @abc.abstractmethod
     def selective_scan(
         self,
-        u: Float[jax.Array, "n h w d"],
-        delta: Float[jax.Array, "n h w d"],
-        a: Float[jax.Array, "d s"],
-        b: Float[jax.Array, "n h w s"],
-        c: Float[jax.Array, "n h w s"],
-        lines: str = "rows",
-        reverse: bool = False,
-    ) -> Float[jax.Array, "n h w d"]:
-        """Run `ops.selective_scan` through the surroundings as one sequence: row after row, or column after column."""
+        u: Float[jax.Array, "n t l d"],
+        delta: Float[jax.Array, "k n t l d"],
+        a: Float[jax.Array, "k d s"],
+        b: Float[jax.Array, "k n t l s"],
+        c: Float[jax.Array, "k n t l s"],
+        lines: str,
+        reverse: tuple[bool, ...] = (False,),
+    ) -> Float[jax.Array, "n t l d"]:
+        """Add up k scans (`ops.selective_scan`) of the surroundings, whose `lines` are "rows" or "cols" of a map."""
 
     @abc.abstractmethod
     def sample(self, x: Float[jax.Array, "n h w c"], positions: Float[jax.Array, "n m 2"]) -> Float[jax.Array, "n m c"]:

@@ -21,7 +21,7 @@ from holojax.ops.scan import affine_scan
 from holojax.ops.selective_scan import selective_scan
 from holojax.ops.varying import align, vary
 from holojax.parallel import collectives
-from holojax.parallel.collectives import entering_state, halo, pmax, psum, ring_sum, slice_each
+from holojax.parallel.collectives import entering_lines, entering_state, halo, pmax, psum, ring_sum, slice_each
 from holojax.parallel.regions import RegionGrid, RegionShard
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
@@ -204,16 +204,22 @@ class Exact(Borders):
         edges = (lax.slice_in_dim(x, last, last + 1, axis=_AXES[axis]) for x in (decay, state))
         return self._fold(state + decay * entering_state(*edges, axis, self.shard, reverse=reverse))
 
-    def selective_scan(self, u, delta, a, b, c, lines="rows", reverse=False):
+    def selective_scan(self, u, delta, a, b, c, lines, reverse=(False,)):
         """Scan the scene's rows or columns one after the other; invalid places pass the state on.
 
         A line's part in a region is scanned from zero; what enters it is then found by `collectives.entering_lines`,
         which sends states of the size of a region's edge, and scanned on.
         """
-        # Nothing invalid takes part: steps of 0 change no state, and their inputs may be no numbers.
-        u, delta, b, c = (self.hide(x) for x in (u, delta, b, c))
+        if lines not in _AXES:
+            raise ConfigError(f"selective_scan: unknown lines {lines!r}; known: {', '.join(_AXES)}.")
+        turned = lines == "rows"
+        _, steps, count, _ = u.shape
+        valid = self.valid_tokens(*((count, steps) if turned else (steps, count)))
+        valid = valid.swapaxes(1, 2) if turned and valid is not None else valid
+        # Nothing invalid takes part: steps of 0 change no state, and what they would write may be no number.
+        u, delta, b, c = (keep(valid, x) for x in (u, delta, b, c))
         u, delta, a, b, c = align(u, delta, a, b, c, axis=self.shard.axis)
-        return selective_scan(u, delta, a, b, c, lines, reverse, _EnterLines(self.shard, self._local))
+        return selective_scan(u, delta, a, b, c, reverse, _EnterLines(self.shard, self._local, lines))
 
     def sample(self, x, positions):
         """Read the scene's map bilinearly; zero beyond the scene and where it is not valid.
@@ -381,11 +387,13 @@ class _EnterLines:
 
     shard: RegionShard
     local: int
+    lines: str
 
-    def __call__(self, log_decay: jax.Array, state: jax.Array, lines: str, reverse: bool) -> jax.Array:
-        regions = (rearrange(x, "(b r) ... -> b r ...", r=self.local) for x in (log_decay, state))
-        entering = collectives.entering_lines(*regions, lines, self.shard, reverse=reverse)
-        return rearrange(entering, "b r ... -> (b r) ...")
+    def __call__(self, log_decay: jax.Array, state: jax.Array, reverse: tuple[bool, ...]) -> jax.Array:
+        log_decay, state = (rearrange(x, "k (b r) ... -> k b r ...", r=self.local) for x in (log_decay, state))
+        scans = zip(log_decay, state, reverse, strict=True)
+        entering = jnp.stack([entering_lines(*x, self.lines, self.shard, reverse=back) for *x, back in scans])
+        return rearrange(entering, "k b r ... -> k (b r) ...")
 
 
 def _stride(large: int, small: int) -> int:

@@ -115,10 +115,10 @@ class Isolated(Borders):
             raise ConfigError(f"scan: unknown axis {axis!r}; known: {', '.join(_AXES)}.")
         return linear_scan(a, b, _AXES[axis], reverse)
 
-    def selective_scan(self, u, delta, a, b, c, lines="rows", reverse=False):
+    def selective_scan(self, u, delta, a, b, c, lines, reverse=(False,)):
         """Scan the region's rows or columns one after the other, from zero."""
         u, delta, a, b, c = align(u, delta, a, b, c)
-        return selective_scan(u, delta, a, b, c, lines, reverse)
+        return selective_scan(u, delta, a, b, c, reverse)
 
     def sample(self, x, positions):
         """Read the region's map bilinearly; zero beyond its edge."""

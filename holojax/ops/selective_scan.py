@@ -3,8 +3,8 @@
 A map is scanned as one sequence, row after row or column after column: its *lines*. Lines run side by side, each from
 zero, to find what each makes of a state; small maps of states then tell what enters every line (`enter`, which may look
 beyond this map); and the lines run again from there. That is one exponential more than a sequence place by place, but
-vectors as long as all lines together, steps as few as a line has, no transposed copy for columns, and the same work
-whether lines end here or go on elsewhere. `benchmarks/selective_scan.py` compares it with the other ways.
+vectors as long as all lines together, steps as few as a line has, and the same work whether lines end here or go on
+elsewhere. `benchmarks/selective_scan.py` compares it with the other ways.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from jax import lax
 from holojax.errors import ConfigError
 from holojax.types import Float
 
-# enter(log_decay, state, lines, reverse) -> what enters each line, all float32 [n s l d]: a line makes
+# enter(log_decay, state, reverse) -> what enters each line, all float32 [k n s l d]: a line makes
 # exp(log_decay) h + state of what enters it. Hashable; closes over no array.
-Enter = Callable[[jax.Array, jax.Array, str, bool], jax.Array]
-
-LINES = ("rows", "cols")
+Enter = Callable[[jax.Array, jax.Array, tuple[bool, ...]], jax.Array]
 
 
 @jax.custom_jvp
@@ -52,60 +50,58 @@ def _softplus_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 def selective_scan(
-    u: Float[jax.Array, "n h w d"],
-    delta: Float[jax.Array, "n h w d"],
-    a: Float[jax.Array, "d s"],
-    b: Float[jax.Array, "n h w s"],
-    c: Float[jax.Array, "n h w s"],
-    lines: str = "rows",
-    reverse: bool = False,
+    u: Float[jax.Array, "n t l d"],
+    delta: Float[jax.Array, "k n t l d"],
+    a: Float[jax.Array, "k d s"],
+    b: Float[jax.Array, "k n t l s"],
+    c: Float[jax.Array, "k n t l s"],
+    reverse: tuple[bool, ...] = (False,),
     enter: Enter | None = None,
-) -> Float[jax.Array, "n h w d"]:
-    """Compute y_t = c_t h_t of h_t = exp(delta_t a) h_(t-1) + delta_t b_t u_t through all lines of maps.
+) -> Float[jax.Array, "n t l d"]:
+    """Add up k scans, each y_t = c_t h_t of h_t = exp(delta_t a) h_(t-1) + delta_t b_t u_t through all lines of maps.
 
-    The state h [d s] is float32, zero before the first place; the sum over s is y. Gradients of all arguments; memory
-    forward and backward is a few times that of u, for any s: what is kept for the gradient is what enters the lines,
-    and states inside a line are computed again, a stretch at a time.
+    The t steps of a line come before the l lines, so that a step of all lines is a stretch of memory: a map [n h w d]
+    is scanned column after column as it is, row after row with its axes swapped. The state h [d s] is float32, zero
+    before the first place; the sum over s is y. Gradients of all arguments; memory forward and backward is a few times
+    that of delta, for any s: what is kept for the gradient is what enters the lines, and states inside a line are
+    computed again, a stretch at a time.
 
     Args:
-        u: the sequences' values, as maps.
-        delta: step sizes, positive; where 0, the state passes unchanged.
+        u: the sequences' values.
+        delta: step sizes of each scan, positive; where 0, the state passes unchanged.
         a: decay rates of each channel and state, negative.
         b: what each place writes to the states.
         c: what each place reads of the states.
-        lines: "rows": row after row, each to the right; "cols": column after column, each downwards.
-        reverse: from the last place to the first.
+        reverse: for each scan, whether it goes from the last place of the last line to the first.
         enter: what enters each line; None: what left the one before it, and zero the first.
 
     Returns:
-        y, float32.
+        The sum of the scans' y, float32.
 
     Raises:
-        ConfigError: `lines` is neither word.
+        ConfigError: `reverse` is not one for each scan.
     """
-    if lines not in LINES:
-        raise ConfigError(f"selective_scan: unknown lines {lines!r}; known: {', '.join(LINES)}.")
-    maps, states = (
-        ("n h w d -> n w h d", "n h w s -> n w s h")
-        if lines == "rows"
-        else ("n h w d -> n h w d", "n h w s -> n h s w")
-    )
-    u, delta = (rearrange(x, maps) for x in (u, delta.astype(jnp.float32)))
-    b, c = (rearrange(x.astype(jnp.float32), states) for x in (b, c))
-    y = _scan((enter or enter_lines, lines, reverse), u, delta, a.astype(jnp.float32).T, b, c)
-    return rearrange(y, maps)
+    if len(reverse) != len(delta):
+        raise ConfigError(f"selective_scan: expected reverse for each of {len(delta)} scans, found {reverse}.")
+    b, c = (rearrange(x.astype(jnp.float32), "k n t l s -> k n t s l") for x in (b, c))
+    order, a = (enter or enter_lines, tuple(reverse)), a.astype(jnp.float32).swapaxes(1, 2)
+    return _scan(order, u[None], delta.astype(jnp.float32), a, b, c)[0]
 
 
-def enter_lines(log_decay: jax.Array, state: jax.Array, lines: str, reverse: bool) -> jax.Array:
-    """Return what enters each line [n s l d] when it is what leaves the line before it, and zero the first."""
-    return chain_lines(log_decay, state, jnp.zeros_like(state[:, :, 0]), reverse)[0]
+def enter_lines(log_decay: jax.Array, state: jax.Array, reverse: tuple[bool, ...]) -> jax.Array:
+    """Return what enters each line [k n s l d] when it is what leaves the line before it, and zero the first."""
+
+    def turn(x: jax.Array) -> jax.Array:
+        return jnp.stack([part[..., ::-1, :] if back else part for part, back in zip(x, reverse, strict=True)])
+
+    return turn(chain_lines(turn(log_decay), turn(state), jnp.zeros_like(state[..., 0, :]))[0])
 
 
 def chain_lines(
     log_decay: Float[jax.Array, "*n l d"],
     state: Float[jax.Array, "*n l d"],
     start: Float[jax.Array, "*n d"],
-    reverse: bool,
+    reverse: bool = False,
 ) -> tuple[Float[jax.Array, "*n l d"], Float[jax.Array, "*n d"]]:
     """Send a state through lines, each of which makes exp(log_decay) h + state of it; from the last with `reverse`.
 
@@ -115,42 +111,51 @@ def chain_lines(
     def step(h: jax.Array, line: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return jnp.exp(line[0]) * h + line[1], h
 
-    first = (jnp.moveaxis(x, -2, 0) for x in (log_decay, state))
-    end, entering = lax.scan(step, start, tuple(first), reverse=reverse)
+    lines = (jnp.moveaxis(x, -2, 0) for x in (log_decay, state))
+    end, entering = lax.scan(step, start, tuple(lines), reverse=reverse)
     return jnp.moveaxis(entering, 0, -2), end
 
 
-# From here on arrays have steps before lines, so that a step is a stretch of memory: u, delta, y [n t l d], b, c
-# [n t s l], states h [n s l d]. Step t of the first is read as [n 1 l d], of the second as [n s l 1].
+# From here on maps are [k n t l d] (k = 1 for u and y, which all scans share), b, c [k n t s l], a [k s d], states of
+# one scan [n s l d]. Scans are a loop, not one more axis of its operations: so one that goes back reads its own places,
+# and all are compiled once.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Steps:
-    """The steps of all lines at once, of which the first is the last in memory with `reverse`."""
+    """Step t of scan k, for all lines at once."""
 
     length: int
-    reverse: bool
+    reverse: tuple[bool, ...]
 
-    def read(self, maps: jax.Array, t: jax.Array) -> jax.Array:
-        """Return step t of [n t l d] as float32 [n 1 l d]."""
-        return lax.dynamic_slice_in_dim(maps, self._index(t), 1, 1).astype(jnp.float32)
+    def read(self, array: jax.Array, k: jax.Array, t: jax.Array) -> jax.Array:
+        """Return [n 1 . .] of [k n t . .], float32."""
+        start = self._start(array, k, t)
+        step = lax.dynamic_slice(array, start, (1, array.shape[1], 1, *array.shape[3:]), allow_negative_indices=False)
+        return step[0].astype(jnp.float32)
 
-    def read_states(self, states: jax.Array, t: jax.Array) -> jax.Array:
-        """Return step t of [n t s l] as [n s l 1]."""
-        return lax.dynamic_index_in_dim(states, self._index(t), 1, keepdims=False)[..., None]
+    def read_states(self, array: jax.Array, k: jax.Array, t: jax.Array) -> jax.Array:
+        """Return [n s l 1] of [k n t s l]."""
+        return self.read(array, k, t)[:, 0, :, :, None]
 
-    def write(self, array: jax.Array, t: jax.Array, values: jax.Array) -> jax.Array:
-        """Put `values` [n l d] or [n s l] at step t."""
-        return lax.dynamic_update_index_in_dim(array, values.astype(array.dtype), self._index(t), 1)
+    def write(self, array: jax.Array, k: jax.Array, t: jax.Array, values: jax.Array) -> jax.Array:
+        """Put `values` [n 1 . .] in their place."""
+        start, values = self._start(array, k, t), values[None].astype(array.dtype)
+        return lax.dynamic_update_slice(array, values, start, allow_negative_indices=False)
 
-    def _index(self, t: jax.Array) -> jax.Array:
-        return self.length - 1 - t if self.reverse else t
+    def add(self, array: jax.Array, k: jax.Array, t: jax.Array, values: jax.Array) -> jax.Array:
+        """Add `values` [n 1 . .] to what is there."""
+        return self.write(array, k, t, self.read(array, k, t) + values)
+
+    def _start(self, array: jax.Array, k: jax.Array, t: jax.Array) -> tuple:
+        back = jnp.asarray(self.reverse)[k]
+        return (k if len(array) > 1 else 0, 0, jnp.where(back, self.length - 1 - t, t), 0, 0)
 
 
-def _advance(at: _Steps, t: jax.Array, h: jax.Array, u: jax.Array, delta: jax.Array, a: jax.Array, b: jax.Array):
-    """Return the state after step t from that before it."""
-    step = at.read(delta, t)
-    return jnp.exp(step * a[:, None]) * h + step * at.read(u, t) * at.read_states(b, t)
+def _advance(at, k, t, h, u, delta, a, b) -> jax.Array:
+    """Return the state after step t of scan k from that before it."""
+    step = at.read(delta, k, t)
+    return jnp.exp(step * a[k][:, None]) * h + step * at.read(u, k, t) * at.read_states(b, k, t)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -159,67 +164,91 @@ def _scan(order, u, delta, a, b, c):
 
 
 def _scan_forward(order, u, delta, a, b, c):
-    enter, lines, reverse = order
-    at = _Steps(u.shape[1], reverse)
-    nothing = jnp.zeros_like(delta, shape=(len(u), len(a), *u.shape[2:]))
+    enter, reverse = order
+    at = _Steps(u.shape[2], reverse)
+    nothing = jnp.zeros_like(delta, shape=(len(delta), u.shape[1], a.shape[1], *u.shape[3:]))
 
-    def sum_up(t, carry):
-        total, h = carry
-        return total + at.read(delta, t), _advance(at, t, h, u, delta, a, b)
+    def sum_up(k, carry):
+        def step(t, carry):
+            total, h = carry
+            return total + at.read(delta, k, t), _advance(at, k, t, h, u, delta, a, b)
 
-    total, ends = lax.fori_loop(0, at.length, sum_up, (nothing[:, :1], nothing))
-    log_decay = total * a[:, None]
-    starts = enter(log_decay, ends, lines, reverse)
+        sums = lax.fori_loop(0, at.length, step, (nothing[0, :, :1], nothing[0]))
+        return tuple(lax.dynamic_update_index_in_dim(x, y, k, 0) for x, y in zip(carry, sums, strict=True))
 
-    def run(t, carry):
-        h, y = carry
-        h = _advance(at, t, h, u, delta, a, b)
-        return h, at.write(y, t, (h * at.read_states(c, t)).sum(1))
+    totals, ends = lax.fori_loop(0, len(delta), sum_up, (nothing[:, :, :1], nothing))
+    log_decay = totals * a[:, None, :, None]
+    starts = enter(log_decay, ends, reverse)
 
-    _, y = lax.fori_loop(0, at.length, run, (starts, jnp.zeros_like(delta)))
+    def run(k, y):
+        def step(t, carry):
+            h, y = carry
+            h = _advance(at, k, t, h, u, delta, a, b)
+            return h, at.add(y, k, t, (h * at.read_states(c, k, t)).sum(1, keepdims=True))
+
+        return lax.fori_loop(0, at.length, step, (starts[k], y))[1]
+
+    y = lax.fori_loop(0, len(delta), run, jnp.zeros_like(delta[:1]))
     return y, (u, delta, a, b, c, log_decay, starts)
 
 
 def _scan_backward(order, saved, dy):
     """Run the adjoint state back, g_t = c_t dy_t + decay_(t+1) g_(t+1): a scan of the same kind in the other order."""
-    enter, lines, reverse = order
+    enter, reverse = order
     u, delta, a, b, c, log_decay, starts = saved
-    at = _Steps(u.shape[1], reverse)
+    at = _Steps(u.shape[2], reverse)
 
-    def sum_up(i, g):
-        t = at.length - 1 - i
-        return jnp.exp(at.read(delta, t) * a[:, None]) * (g + at.read_states(c, t) * at.read(dy, t))
+    def sum_up(k, ends):
+        def step(i, g):
+            t = at.length - 1 - i
+            decay = jnp.exp(at.read(delta, k, t) * a[k][:, None])
+            return decay * (g + at.read_states(c, k, t) * at.read(dy, k, t))
 
-    g = lax.fori_loop(0, at.length, sum_up, jnp.zeros_like(starts))
-    g = enter(log_decay, g, lines, not reverse)
+        g = lax.fori_loop(0, at.length, step, jnp.zeros_like(starts[0]))
+        return lax.dynamic_update_index_in_dim(ends, g, k, 0)
 
-    stretch = _stretch(at.length, len(a))
-    begins = _begins(at, stretch, starts, u, delta, a, b)
+    ends = lax.fori_loop(0, len(delta), sum_up, jnp.zeros_like(starts))
+    entering = enter(log_decay, ends, tuple(not back for back in reverse))
+
+    def derive(k, gradients):
+        return _derive_scan(at, k, starts[k], entering[k], gradients, (u, delta, a, b, c, dy))
+
+    gradients = tuple(jnp.zeros_like(x) for x in (u, delta, a, b, c))
+    return lax.fori_loop(0, len(delta), derive, gradients)
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _derive_scan(at, k, h, g, gradients, inputs):
+    """Add the gradients of scan k, a stretch of steps at a time, the last first."""
+    u, delta, a, b, *_ = inputs
+    stretch = _stretch(at.length, a.shape[1])
+    begins = _begins(at, k, stretch, h, u, delta, a, b)
 
     def back(i, carry):
-        first = (len(begins) - 1 - i) * stretch
+        i = len(begins) - 1 - i
+        first = i * stretch
         length = stretch if at.length % stretch == 0 else jnp.minimum(stretch, at.length - first)
 
         def again(j, carry):
             h, states = carry
             states = lax.dynamic_update_index_in_dim(states, h, j, 0)
-            return _advance(at, first + j, h, u, delta, a, b), states
+            return _advance(at, k, first + j, h, u, delta, a, b), states
 
-        states = jnp.zeros_like(starts, shape=(stretch, *starts.shape))
-        _, states = lax.fori_loop(0, length, again, (begins[len(begins) - 1 - i], states))
+        states = jnp.zeros_like(h, shape=(stretch, *h.shape))
+        _, states = lax.fori_loop(0, length, again, (begins[i], states))
 
-        def derive(j, carry):
+        def step(j, carry):
             j = length - 1 - j
-            return _derive(at, first + j, states[j], carry, u, delta, a, b, c, dy)
+            return _derive_step(at, k, first + j, states[j], carry, inputs)
 
-        return lax.fori_loop(0, length, derive, carry)
+        return lax.fori_loop(0, length, step, carry)
 
-    carry = (g, jnp.zeros_like(starts), *(jnp.zeros_like(x) for x in (u, delta, b, c)))
-    _, da, du, ddelta, db, dc = lax.fori_loop(0, len(begins), back, carry)
-    return du, ddelta, da.sum((0, 2)), db, dc
-
-
-_scan.defvjp(_scan_forward, _scan_backward)
+    du, ddelta, da, db, dc = gradients
+    carry = (g, jnp.zeros_like(h), du, ddelta, db, dc)
+    _, rates, du, ddelta, db, dc = lax.fori_loop(0, len(begins), back, carry)
+    return du, ddelta, lax.dynamic_update_index_in_dim(da, rates.sum((0, 2)), k, 0), db, dc
 
 
 def _stretch(length: int, states: int) -> int:
@@ -231,34 +260,37 @@ def _stretch(length: int, states: int) -> int:
     return min(length, max(math.isqrt(length), length // states))
 
 
-def _begins(at, stretch, h, u, delta, a, b) -> jax.Array:
+def _begins(at, k, stretch, h, u, delta, a, b) -> jax.Array:
     """Return the states [count n s l d] at the begin of each stretch of steps."""
     begins = jnp.zeros_like(h, shape=(-(-at.length // stretch), *h.shape)).at[0].set(h)
+    if len(begins) == 1:
+        return begins
 
-    def pass_over(k, carry):
+    def pass_over(i, carry):
         h, begins = carry
-        first = (k - 1) * stretch
-        h = lax.fori_loop(0, stretch, lambda j, h: _advance(at, first + j, h, u, delta, a, b), h)
-        return h, lax.dynamic_update_index_in_dim(begins, h, k, 0)
+        first = (i - 1) * stretch
+        h = lax.fori_loop(0, stretch, lambda j, h: _advance(at, k, first + j, h, u, delta, a, b), h)
+        return h, lax.dynamic_update_index_in_dim(begins, h, i, 0)
 
     return lax.fori_loop(1, len(begins), pass_over, (h, begins))[1]
 
 
-def _derive(at, t, before, carry, u, delta, a, b, c, dy):
+def _derive_step(at, k, t, before, carry, inputs):
     """Add what step t says of all gradients; `before` is the state before it, carry[0] the adjoint that comes back."""
-    g, da, *grads = carry
-    x, step, out = (at.read(maps, t) for maps in (u, delta, dy))
-    b, c = at.read_states(b, t), at.read_states(c, t)
-    decay = jnp.exp(step * a[:, None])
+    g, rates, du, ddelta, db, dc = carry
+    u, delta, a, b, c, dy = inputs
+    x, step, out = (at.read(maps, k, t) for maps in (u, delta, dy))
+    b, c = at.read_states(b, k, t), at.read_states(c, k, t)
+    decay = jnp.exp(step * a[k][:, None])
     after = decay * before + step * x * b
     g = g + c * out
     rate = g * decay * before
     gb = (g * b).sum(1, keepdims=True)
-    parts = (
-        (step * gb)[:, 0],
-        (rate * a[:, None]).sum(1) + (x * gb)[:, 0],
-        (g * (step * x)).sum(-1),
-        (after * out).sum(-1),
+    return (
+        decay * g,
+        rates + rate * step,
+        at.add(du, k, t, step * gb),
+        at.write(ddelta, k, t, (rate * a[k][:, None]).sum(1, keepdims=True) + x * gb),
+        at.write(db, k, t, (g * (step * x)).sum(-1)[:, None]),
+        at.write(dc, k, t, (after * out).sum(-1)[:, None]),
     )
-    grads = (at.write(grad, t, part) for grad, part in zip(grads, parts, strict=True))
-    return decay * g, da + rate * step, *grads

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -70,10 +71,17 @@ def decays(x):
     return 0.5 + 0.5 * jax.nn.sigmoid(x)
 
 
+def turn(x, lines):
+    """Put steps before lines: what is scanned row after row has its axes swapped."""
+    return x.swapaxes(1, 2) if lines == "rows" else x
+
+
 def selective(scan, x, lines, reverse):
     """Scan with two states a channel; steps are short, so that much of a state arrives at the other end."""
-    b, c = jnp.cos(x[..., :2]), jnp.sin(x[..., 2:4])
-    return scan(x, 0.2 * jax.nn.sigmoid(x), -jnp.exp(random(x.shape[-1], 2, seed=5)), b, c, lines, reverse)
+    x = turn(x, lines)
+    k = jnp.arange(1, len(reverse) + 1)[:, None, None, None, None]
+    b, c, rates = jnp.cos(k * x[..., :2]), jnp.sin(k * x[..., 2:4]), random(len(reverse), x.shape[-1], 2, seed=5)
+    return turn(scan(x, 0.2 * jax.nn.sigmoid(k * x), -jnp.exp(rates), b, c, reverse=reverse), lines)
 
 
 def expand(f):
@@ -140,13 +148,13 @@ METHODS = {
     "scan right": (lambda e, x: e.scan(decays(x), x, "cols"), lambda x: linear_scan(decays(x), x, 2), 1),
     "scan left": (lambda e, x: e.scan(decays(x), x, "cols", True), lambda x: linear_scan(decays(x), x, 2, True), 1),
     "selective scan of rows": (
-        lambda e, x: selective(e.selective_scan, x, "rows", False),
-        lambda x: selective(selective_scan, x, "rows", False),
+        lambda e, x: selective(partial(e.selective_scan, lines="rows"), x, "rows", (False,)),
+        lambda x: selective(selective_scan, x, "rows", (False,)),
         1,
     ),
-    "selective scan back through columns": (
-        lambda e, x: selective(e.selective_scan, x, "cols", True),
-        lambda x: selective(selective_scan, x, "cols", True),
+    "selective scan of columns back": (
+        lambda e, x: selective(partial(e.selective_scan, lines="cols"), x, "cols", (True,)),
+        lambda x: selective(selective_scan, x, "cols", (True,)),
         1,
     ),
     "sample": (lambda e, x: sampled(e, x), lambda x: dense_sampled(x), 1),
@@ -493,6 +501,8 @@ def test_what_cannot_be_is_refused():
         run(lambda e, x: e.resize(x, (8, 8), "bicubic"))
     with pytest.raises(ConfigError, match="unknown axis 'depth'; known: rows, cols"):
         run(lambda e, x: e.scan(x, x, "depth"))
+    with pytest.raises(ConfigError, match="unknown lines 'depth'; known: rows, cols"):
+        run(lambda e, x: e.selective_scan(x, x[None], -jnp.ones((1, 2, 2)), x[None], x[None], "depth"))
     with pytest.raises(ConfigError, match="found 4 and 3 places a region"):
         run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))
     with pytest.raises(ConfigError, match="at least 0, found top=0, bottom=-1"):
