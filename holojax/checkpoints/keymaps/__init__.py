@@ -7,9 +7,10 @@ from holojax.checkpoints.keymaps.heads import HEADS, SPIM
 from holojax.checkpoints.keymaps.rules import KeyMap
 from holojax.checkpoints.keymaps.swin import SWIN
 from holojax.checkpoints.keymaps.vit import VIT
+from holojax.checkpoints.keymaps.vmamba import VMAMBA
 
 # Family of encoders, as in `encoders.ENCODERS`: source: its names.
-FAMILIES: dict[str, Mapping[str, KeyMap]] = {"convnext": CONVNEXT, "swin": SWIN, "vit": VIT}
+FAMILIES: dict[str, Mapping[str, KeyMap]] = {"convnext": CONVNEXT, "swin": SWIN, "vit": VIT, "vmamba": VMAMBA}
 # What files of a source hold beside encoders.
 OTHERS = {"rest": HEADS + SPIM, "mmseg": HEADS}
 
