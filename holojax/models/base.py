@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,7 @@ class SceneModel(nnx.Module):
         shard: RegionShard,
         keys: SceneKeys | None = None,
         output: str = "logits",
+        watch: Callable[[Borders], Borders] | None = None,
     ) -> jax.Array | tuple[jax.Array, ...] | dict[str, jax.Array | None]:
         """Run on this device's block of scenes and regions, inside `Layout.shard`.
 
@@ -84,6 +86,7 @@ class SceneModel(nnx.Module):
             shard: place of the regions on the mesh.
             keys: one PRNG key a scene [b] for drop path and dropout; None: nothing is dropped.
             output: "logits", "classes", "features" or "train".
+            watch: wraps the borders that encoder and decoder get, to look at what they ask for; None: nobody looks.
 
         Returns:
             "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; isolated regions are
@@ -101,6 +104,7 @@ class SceneModel(nnx.Module):
                 f"needs. Cut scenes with the model's own `grid`."
             )
         borders = self._borders(valid, shard, b)
+        borders = borders if watch is None else watch(borders)
         region_keys = None if keys is None else jnp.broadcast_to(keys[:, None], (b, r)).reshape(-1)
 
         def mix(stage: int, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from holojax.borders import Borders
 from holojax.errors import ConfigError
 from holojax.models.base import SceneModel
 from holojax.parallel.mesh import DATA, REGION, Layout
@@ -62,7 +64,7 @@ def segment(
     stacks = [jax.device_put(grid.split(x), layout.scenes) for x in stacks]
     graph, state = nnx.split(model)
     state = jax.device_put(nnx.as_pure(state), layout.replicated)
-    result = _forward(graph, layout, output, state, *stacks)
+    result = segment_regions(graph, layout, output, state, *stacks)
     if output == "logits":
         return grid.stitch(result, height, width)
     if model.border == "exact":  # maps end where the scene ends
@@ -71,11 +73,21 @@ def segment(
     return tuple(_stitch_all(grid, x) for x in result)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _forward(graph: Any, layout: Layout, output: str, state: Any, images: jax.Array, valid: jax.Array | None = None):
-    def block(state, images, valid):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames=("watch",))
+def segment_regions(
+    graph: Any,
+    layout: Layout,
+    output: str,
+    state: Any,
+    images: jax.Array,
+    valid: jax.Array | None = None,
+    watch: Callable[[Borders], Borders] | None = None,
+) -> Any:
+    """Run a model, split into `graph` and pure `state`, on stacks of regions that lie as `layout.scenes` says."""
+
+    def block(state: Any, images: jax.Array, valid: jax.Array | None) -> Any:
         model = nnx.merge(graph, state)
-        return model(images, valid, RegionShard(model.grid), output=output)
+        return model(images, valid, RegionShard(model.grid), output=output, watch=watch)
 
     place = P(DATA, REGION)
     return layout.shard(block, in_specs=(P(), place, place), out_specs=place)(state, images, valid)

@@ -118,3 +118,8 @@ class Layout:
         kind = self.mesh.devices.flat[0].platform
         text = f"{self.mesh.size} {kind} device(s): data {self.data} x region {self.region}"
         return text if regions is None else f"{text}; {regions} regions, {self.regions_per_device(regions)} a device"
+
+
+def placed(tree: Any, sharding: NamedSharding) -> Any:
+    """Return the shapes of a tree of arrays or shapes, all placed by `sharding`: enough to compile for."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from holojax.ops.windows import Sides, sides
 from holojax.parallel.regions import RegionGrid
 from holojax.profiling.contract.collectives import Shape, add, entering_state, from_neighbour, halo, psum
 
 
-def map_windows(block: Shape, size: int, shift: int, grid: RegionGrid, *, itemsize: int = 4) -> dict[str, int]:
+def map_windows(block: Shape, size: Sides, shift: Sides, grid: RegionGrid, *, itemsize: int = 4) -> dict[str, int]:
     """A halo that completes the windows, with a mark of validity as one more channel.
 
     Where the regions of a side are multiples of the window, or there is one alone, it reaches from the first window's
@@ -15,15 +16,16 @@ def map_windows(block: Shape, size: int, shift: int, grid: RegionGrid, *, itemsi
     """
     b, r, h, w, c = block
     marked, parts = [b, r, h, w, c + 1], []
-    for axis, regions in ((2, grid.rows), (3, grid.cols)):
+    sizes = zip((2, 3), (grid.rows, grid.cols), sides(size), sides(shift), strict=True)
+    for axis, regions, side, step in sizes:
         extent = marked[axis]
-        if regions == 1 or extent % size == 0:
-            before = (size - shift) % size
-            after = -(before + extent) % size
+        if regions == 1 or extent % side == 0:
+            before = (side - step) % side
+            after = -(before + extent) % side
             length = before + extent + after
         else:
-            before = after = size - 1
-            length = -(-(extent + size - 1) // size) * size
+            before = after = side - 1
+            length = -(-(extent + side - 1) // side) * side
         widths = (before, after, 0, 0) if axis == 2 else (0, 0, before, after)
         parts.append(halo(tuple(marked), widths, grid, itemsize=itemsize))
         marked[axis] = length
