@@ -204,11 +204,24 @@ class ConvNeXtBlock(nnx.Module):
     def __call__(self, x: jax.Array, borders: Borders, keys: Keys | None) -> jax.Array:
         """Map [n h w c] to [n h w c]."""
         y = gelu(self.fc1(self.norm(self.depthwise(x, borders))))
-        y = self.fc2(y if self.grn is None else self.grn(y, borders))
+        y = self.fc2(y) if self.grn is None else self._respond(y, borders)
         if self.gamma is not None:
             gamma, _ = align(self.gamma[...].astype(y.dtype), y)
             y = y * gamma
         return x + drop_path(y, derive_keys(keys, self.number), self.rate)
+
+    def _respond(self, x: jax.Array, borders: Borders) -> jax.Array:
+        """Apply GRN and the second linear layer: [n h w 4c] to [n h w c].
+
+        GRN multiplies each channel of a region by one number, so the weights of the layer can be multiplied in place of
+        the map: the largest map of the network is then read once, not written and read again.
+        """
+        _, h, w, _ = x.shape
+        if h * w <= self.fc2.out_features:
+            return self.fc2(self.grn(x, borders))
+        kernel, beta, bias, _ = align(self.fc2.kernel[...], self.grn.beta[...], self.fc2.bias[...], x)
+        weights = jnp.swapaxes(self.grn.factors(x, borders)[:, 0], 1, 2) * kernel
+        return jnp.einsum("nhwk,nkc->nhwc", x, weights.astype(x.dtype)) + (beta @ kernel + bias).astype(x.dtype)
 
 
 class Depthwise(nnx.Module):
