@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from holojax.borders import Borders
 from holojax.config import Section
 from holojax.models import build_model
 from holojax.models.base import SceneModel
@@ -17,7 +18,7 @@ from holojax.models.segment import segment_regions
 from holojax.parallel import Layout
 from holojax.parallel.mesh import placed
 
-# A function that can be jitted, and the shapes of its arguments.
+# A jitted function, and the shapes of its arguments.
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -26,11 +27,17 @@ def abstract_model(model: Section) -> SceneModel:
     return nnx.eval_shape(lambda: build_model(model))
 
 
-def forward(model: SceneModel, layout: Layout, size: tuple[int, int], scenes: int = 1) -> Job:
-    """Return the forward of a model and the shapes of its arguments (state, images, valid).
+def forward(
+    model: SceneModel,
+    layout: Layout,
+    size: tuple[int, int],
+    scenes: int = 1,
+    watch: Callable[[Borders], Borders] | None = None,
+) -> Job:
+    """Return the jitted forward of a model and the shapes of its arguments (state, images, valid).
 
     It takes `scenes` scenes of `size` = (height, width) pixels, some of which may be invalid, to their logits. The
-    model may be abstract.
+    model may be abstract; `watch` is that of `SceneModel`.
 
     Raises:
         LayoutError: scenes, regions and devices do not fit each other.
@@ -42,5 +49,5 @@ def forward(model: SceneModel, layout: Layout, size: tuple[int, int], scenes: in
     graph, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((scenes, grid.count, h, w, model.bands), jnp.float32, sharding=layout.scenes)
     valid = jax.ShapeDtypeStruct((scenes, grid.count, h, w), jnp.bool, sharding=layout.scenes)
-    f = functools.partial(segment_regions, graph, layout, "logits")
+    f = jax.jit(functools.partial(segment_regions, graph, layout, "logits", watch=watch))
     return f, (placed(nnx.as_pure(state), layout.replicated), images, valid)

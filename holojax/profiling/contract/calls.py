@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -68,8 +67,8 @@ def border_calls(model: SceneModel, layout: Layout, size: tuple[int, int], scene
     if model.border != "exact":
         return []
     calls: list[Call] = []
-    f, shapes = forward(model, layout, size, scenes)
-    jax.eval_shape(functools.partial(f, watch=lambda inner: _Watched(inner, calls.append)), *shapes)
+    f, shapes = forward(model, layout, size, scenes, watch=lambda inner: _Watched(inner, calls.append))
+    jax.eval_shape(f, *shapes)
     return calls
 
 
