@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import holojax
 from holojax.borders import ISOLATED
 from holojax.encoders import Swin
 from holojax.encoders.swin import NUMERICS, PatchMerging, SwinBlock
 from holojax.errors import ConfigError
+from holojax.parallel import Layout
 
 
 def _swin(**changes):
@@ -116,6 +118,25 @@ def test_output_norms_come_and_go_with_the_numerics():
     for x, y in zip(_run(swin, _images(1, 32, 32, 2)), before, strict=True):
         assert x.dtype == jnp.bfloat16
         np.testing.assert_array_equal(x, y)
+
+
+def test_exact_borders_refuse_windows_that_would_follow_a_size_they_do_not_know():
+    encoder = dict(name="swin", embed_dim=4, depths=(1, 2, 1, 1), heads=(1, 1, 1, 1), window=4, numerics="timm")
+    model = holojax.build_model(
+        dict(
+            encoder=encoder,
+            context=None,
+            aux=None,
+            decoder=dict(name="fcn", channels=4),
+            border="exact",
+            regions=(1, 2),
+        )
+    )
+    images = np.ones((1, 32, 64, 3), np.float32)
+    # All pixels count: the size of the scene is known, whatever the grid.
+    assert holojax.segment(model, images, Layout.create(region=2)).shape == (1, 32, 64, 2)
+    with pytest.raises(ConfigError, match=r"4 x 8 tokens is no larger than a window of 4.*larger scenes"):
+        holojax.segment(model, images[:, :30], Layout.create(region=2))
 
 
 def test_every_stage_may_have_its_own_window():

@@ -44,3 +44,25 @@ def test_relative_index_depends_on_the_distance_alone_and_uses_every_row():
     # As torch checkpoints store it: first row of the table = key at the far corner.
     assert index[0, 48] == 0
     assert index[48, 0] == 168
+
+
+def test_windows_may_have_two_sides():
+    x = jnp.arange(2 * 6 * 10.0).reshape(1, 6, 10, 2)
+    cut = windows.cut_windows(x, (3, 5))
+    assert cut.shape == (4, 15, 2)
+    np.testing.assert_array_equal(cut[3, 7], x[0, 4, 7])
+    np.testing.assert_array_equal(windows.merge_windows(cut, (3, 5), 6, 10), x)
+    # Not shifted along rows, which lie in one window: only columns have two origins.
+    origins = windows.window_origins(3, 10, (3, 5), (0, 2))
+    assert [len(np.unique(window)) for window in np.asarray(origins)] == [1, 2]
+    index = windows.relative_index((2, 3))
+    assert index.shape == (6, 6)
+    np.testing.assert_array_equal(np.unique(index), np.arange(15))
+
+
+@pytest.mark.parametrize(("source", "target"), [(7, 7), (7, 4), (7, 1), (4, 7), (1, 3)])
+def test_resizing_a_table_averages_its_entries_and_keeps_it_symmetric(source, target):
+    steps = windows.table_steps(source, target)
+    assert steps.shape == (2 * target - 1, 2 * source - 1)
+    np.testing.assert_allclose(steps.sum(1), 1)
+    np.testing.assert_allclose(steps, steps[::-1, ::-1], atol=1e-12)

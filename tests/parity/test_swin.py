@@ -1,5 +1,7 @@
 """Swin against the libraries whose weights it takes, by the numbers of make_swin.py."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 import holojax
 from holojax.checkpoints.keymaps.swin import resize_bicubic
 from holojax.encoders import Swin
+from holojax.errors import WeightsError
 from holojax.ops.windows import table_steps
 from tests.parity import ROOT, assert_close, section, variables
 
@@ -27,11 +30,12 @@ def load(case):
     return np.load(ROOT / "tests" / "parity" / f"swin_{case}.npz")
 
 
-def swin(case, **changes):
+def swin(case, weights=None, **changes):
     """Build the encoder and import the fixture's weights under the names of its library."""
     sizes = dict(bands=3, embed_dim=4, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=4, mlp_ratio=2.0)
     encoder = Swin(**{**sizes, **changes}, rngs=nnx.Rngs(0))
-    return encoder, holojax.import_weights(encoder, section(load(case), "weight:"), source=CASES[case][0])
+    weights = section(load(case), "weight:") if weights is None else weights
+    return encoder, holojax.import_weights(encoder, weights, source=CASES[case][0])
 
 
 def run(encoder, images):
@@ -76,8 +80,7 @@ def test_gradients_equal_those_of_the_library():
     assert_close(dimages, numbers["grad:images"], 1e-4 * np.abs(numbers["grad:images"]).max())
     # The library's gradients take the way of weights through the import; those that were not stored stay weights.
     weights, grads = section(numbers, "weight:"), section(numbers, "grad:")
-    twin, _ = swin("mmseg")
-    holojax.import_weights(twin, weights | {k: v for k, v in grads.items() if k != "images"}, source="mmseg")
+    twin, _ = swin("mmseg", weights | {k: v for k, v in grads.items() if k != "images"})
     compared, found = 0, dict(nnx.to_flat_state(dparams))
     weights = variables(encoder)
     for path, expected in variables(twin).items():
@@ -104,3 +107,55 @@ def test_another_window_is_said_to_be_resized():
         encoder, report = swin(case, window=5)
         assert len(report.resized) == 8
         assert encoder.stages[0][0].attention.bias_table.shape == (81, 1)
+
+
+def old_transformers(key):
+    """Name a tensor as transformers' published files do."""
+    for new, old in {
+        "attention.relative_position_bias.": "attention.self.",
+        "attention.q_proj": "attention.self.query",
+        "attention.k_proj": "attention.self.key",
+        "attention.v_proj": "attention.self.value",
+        "attention.o_proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }.items():
+        key = key.replace(new, old)
+    return key
+
+
+OTHER_NAMES = {
+    # The first Swin code counts a merging with the stage before it.
+    "microsoft": ("timm", lambda k: re.sub(r"layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", k)),
+    "timm's features_only": ("timm", lambda k: k.replace("layers.", "layers_")),
+    "transformers' files": ("transformers_model", lambda k: f"swin.{old_transformers(k)}"),
+    "transformers' UperNet": ("transformers", lambda k: "backbone." + old_transformers(k).removeprefix("swin.")),
+    "transformers' UperNet in memory": ("transformers", lambda k: f"backbone.{k}"),
+    "transformers' Mask2Former": (
+        "transformers",
+        lambda k: "model.pixel_level_module.encoder." + old_transformers(k).removeprefix("swin."),
+    ),
+    "mmseg without a prefix": ("mmseg", lambda k: k.removeprefix("backbone.")),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_other_names_of_the_same_tensors_are_known(name):
+    case, rename = OTHER_NAMES[name]
+    weights = {rename(key): value for key, value in section(load(case), "weight:").items()}
+    encoder, report = swin(case, weights)
+    straight, _ = swin(case)
+    assert encoder.output_norms == CASES[case][1]
+    assert all("classifier" in why for why in report.ignored.values())
+    for path, variable in variables(straight).items():
+        np.testing.assert_array_equal(variables(encoder)[path][...], variable[...])
+
+
+def test_mmpretrain_has_the_last_norm_alone():
+    weights = {
+        key: x for key, x in section(load("mmseg"), "weight:").items() if not re.match(r"backbone\.norm[012]", key)
+    }
+    _, report = swin("mmseg", weights | {"head.fc.weight": np.zeros((3, 32))})
+    assert sorted(report.kept) == [f"norms.{i}.{leaf}" for i in range(3) for leaf in ("bias", "scale")]
+    with pytest.raises(WeightsError, match=r"norms\.0\.bias"):
+        holojax.import_weights(swin("mmseg")[0], weights, source="rest")
