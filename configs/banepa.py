@@ -20,6 +20,13 @@ MODELS = {
         decoder=dict(name="upernet", channels=32),
         aux=None,
     ),
+    "swin_tiny": dict(  # the size of published weights: see scripts/import_torch.py
+        name="rest",
+        encoder=dict(name="swin", size="tiny"),
+        context=dict(name="spim", heads=8, stages=(2, 3), kv_pool=(4, 2), mlp_ratio=2.0),
+        decoder=dict(name="upernet", channels=64),
+        aux=None,
+    ),
     "ringformer": dict(
         name="ringformer",
         encoder=dict(name="vit", dim=96, depth=6, heads=4, patch=32, pos="none"),
@@ -30,7 +37,7 @@ MODELS = {
 
 
 def get_config(arg: str | None = None):
-    """Return the configuration of `rest` (by default) or `ringformer`."""
+    """Return the configuration of `rest` (by default), `swin_tiny` or `ringformer`."""
     name = arg or "rest"
     if name not in MODELS:
         raise ValueError(f"banepa has the variants {sorted(MODELS)}, found {arg!r}.")
