@@ -49,6 +49,7 @@ def test_a_run_leaves_configuration_checkpoints_log_and_events(finished):
     assert load_config(workdir) == cfg
     assert [path.name for path in sorted((workdir / "checkpoints").iterdir())] == ["2", "4"]
     log = (workdir / "log.txt").read_text()
+    assert "stage 3: cdcr over 8 tokens a device: ring, " in log
     assert "step 3/4  loss " in log
     assert "steps/s" in log
     assert "pixels/s" in log
