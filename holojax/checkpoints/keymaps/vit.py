@@ -64,9 +64,9 @@ def _mmseg() -> KeyMap:
         rules=(
             Rule("encoder", "backbone", _tokens("cls_token", "pos_embed", "bicubic")),
             Rule("encoder.patch_embed", "backbone.patch_embed.projection", STEM),
-            *_rules(block, ("ln1", "ln2", "attn.qkv", "attn.proj", "ffn.layers.0.0", "ffn.layers.1")),
             Rule(_BLOCK + ".qkv", block + ".attn.attn", PACKED_LINEAR),
             Rule(_BLOCK + ".proj", block + ".attn.attn.out_proj", LINEAR),
+            *_rules(block, ("ln1", "ln2", "attn.qkv", "attn.proj", "ffn.layers.0.0", "ffn.layers.1")),
             Rule("encoder.norms.0", "backbone.ln1", NORM),
         ),
         parts={"encoder": "backbone."},
