@@ -9,6 +9,7 @@ from holojax.parallel import Layout, RegionGrid
 
 # Loaded when first asked for: they need packages (rasterio, optax, orbax) that a machine which only runs models lacks.
 _LAZY = {
+    "export_weights": "holojax.checkpoints.torch_export",
     "import_weights": "holojax.checkpoints.torch_import",
     "predict_scene": "holojax.inference.predict",
 }
@@ -20,6 +21,7 @@ __all__ = [
     "build_decoder",
     "build_encoder",
     "build_model",
+    "export_weights",
     "import_weights",
     "losses",
     "metrics",
