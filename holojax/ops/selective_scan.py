@@ -91,29 +91,34 @@ def selective_scan(
 def enter_lines(log_decay: jax.Array, state: jax.Array, reverse: tuple[bool, ...]) -> jax.Array:
     """Return what enters each line [k n s l d] when it is what leaves the line before it, and zero the first."""
 
-    def turn(x: jax.Array) -> jax.Array:
-        return jnp.stack([part[..., ::-1, :] if back else part for part, back in zip(x, reverse, strict=True)])
+    def chain(k, entering):
+        lines, _ = chain_lines(log_decay[k], state[k], jnp.zeros_like(state[0, :, :, 0]), jnp.asarray(reverse)[k])
+        return lax.dynamic_update_index_in_dim(entering, lines, k, 0)
 
-    return turn(chain_lines(turn(log_decay), turn(state), jnp.zeros_like(state[..., 0, :]))[0])
+    return lax.fori_loop(0, len(state), chain, jnp.zeros_like(state))
 
 
 def chain_lines(
     log_decay: Float[jax.Array, "*n l d"],
     state: Float[jax.Array, "*n l d"],
     start: Float[jax.Array, "*n d"],
-    reverse: bool = False,
+    reverse: bool | jax.Array = False,
 ) -> tuple[Float[jax.Array, "*n l d"], Float[jax.Array, "*n d"]]:
     """Send a state through lines, each of which makes exp(log_decay) h + state of it; from the last with `reverse`.
 
     Returns what enters each of them, and what leaves the last.
     """
+    count = state.shape[-2]
 
-    def step(h: jax.Array, line: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jnp.exp(line[0]) * h + line[1], h
+    def step(i, carry):
+        h, entering = carry
+        i = jnp.where(reverse, count - 1 - i, i)
+        entering = lax.dynamic_update_index_in_dim(entering, h, i, -2)
+        decay, own = (lax.dynamic_index_in_dim(x, i, -2, keepdims=False) for x in (log_decay, state))
+        return jnp.exp(decay) * h + own, entering
 
-    lines = (jnp.moveaxis(x, -2, 0) for x in (log_decay, state))
-    end, entering = lax.scan(step, start, tuple(lines), reverse=reverse)
-    return jnp.moveaxis(entering, 0, -2), end
+    end, entering = lax.fori_loop(0, count, step, (start, jnp.zeros_like(state)))
+    return entering, end
 
 
 # From here on maps are [k n t l d] (k = 1 for u and y, which all scans share), b, c [k n t s l], a [k s d], states of

@@ -17,7 +17,7 @@ from holojax.parallel.collectives import psum
 
 
 def _vmamba(**changes):
-    sizes = dict(bands=2, dims=(6, 8, 8, 10), depths=(1, 0, 0, 1))
+    sizes = dict(bands=2, dims=(6, 8, 8, 10), depths=(1, 0, 0, 0))
     return VMamba(**{**sizes, **changes}, rngs=nnx.Rngs(0))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 HERE = pathlib.Path(__file__).parent
-DEPTHS = (1, 1, 1, 1)
+DEPTHS = (1, 0, 1, 0)
 HEIGHT, WIDTH, BATCH = 37, 50, 2  # maps of 10 x 13, 5 x 7, 3 x 4 and 2 x 2 places
 EPSILON = 1e-5
 

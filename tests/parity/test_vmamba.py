@@ -17,7 +17,7 @@ from holojax.encoders import VMamba
 from holojax.parallel import Layout
 from tests.parity import ROOT, assert_close, section, shared, variables
 
-DEPTHS = (1, 1, 1, 1)
+DEPTHS = (1, 0, 1, 0)
 # File and source: sizes.
 FILES = {
     "mmseg": dict(dims=(12, 16, 20, 24), output_norms=True),
