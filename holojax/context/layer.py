@@ -14,6 +14,7 @@ from holojax.context.kv_pool import pool_scene_tokens, token_positions
 from holojax.errors import ConfigError
 from holojax.ops.drop_path import drop_path
 from holojax.ops.gelu import gelu
+from holojax.ops.layer_norm import LayerNorm
 from holojax.ops.rotary import check_rotary_width, rotate
 from holojax.parallel.exchange import Held, Plan
 from holojax.parallel.regions import RegionShard
@@ -59,10 +60,10 @@ class SceneLayer(nnx.Module):
         if position == "rope2d":
             check_rotary_width(channels // heads)
         self.heads, self.kv_pool, self.position, self.drop_path = heads, kv_pool, position, drop_path
-        self.norm1 = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.norm1 = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=_INIT, rngs=rngs)
         self.proj = nnx.Linear(channels, channels, kernel_init=_INIT, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        self.norm2 = LayerNorm(channels, epsilon=1e-5, rngs=rngs)
         hidden = int(channels * mlp_ratio)
         self.fc1 = nnx.Linear(channels, hidden, kernel_init=_INIT, rngs=rngs)
         self.fc2 = nnx.Linear(hidden, channels, kernel_init=_INIT, rngs=rngs)

@@ -11,6 +11,7 @@ from holojax.borders import ISOLATED
 from holojax.decoders.base import Decoder
 from holojax.decoders.layers import Classifier, ConvNormAct
 from holojax.errors import ConfigError
+from holojax.ops.layer_norm import LayerNorm
 
 # name: side of the convolutions' kernels, and by how much the map is enlarged after each of them
 VARIANTS = {
@@ -49,7 +50,7 @@ class SETR(Decoder):
         if variant not in VARIANTS:
             raise ConfigError(f"setr: unknown variant {variant!r}; known: {', '.join(VARIANTS)}.")
         kernel, self.factors = VARIANTS[variant]
-        self.norm = nnx.LayerNorm(channels_in[-1], epsilon=1e-6, use_fast_variance=False, rngs=rngs)
+        self.norm = LayerNorm(channels_in[-1], epsilon=1e-6, rngs=rngs)
         widths = [channels_in[-1], *[channels] * len(self.factors)]
         self.convs = nnx.List(ConvNormAct(c, d, kernel=kernel, rngs=rngs) for c, d in itertools.pairwise(widths))
         self.classifier = Classifier(channels, classes, dropout=dropout, rngs=rngs)

@@ -7,11 +7,12 @@ from flax import nnx
 
 from holojax.errors import ConfigError
 from holojax.ops.gelu import gelu
+from holojax.ops.layer_norm import LayerNorm
 
 
-def layer_norm(channels: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Make a LayerNorm with torch's numerics: variance around the mean, not E[x^2] - E[x]^2."""
-    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+def layer_norm(channels: int, epsilon: float, rngs: nnx.Rngs) -> LayerNorm:
+    """Make a LayerNorm with torch's numerics."""
+    return LayerNorm(channels, epsilon=epsilon, rngs=rngs)
 
 
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, use_bias: bool = True) -> nnx.Linear:

@@ -7,7 +7,7 @@ import jax
 import optax
 
 # Biases, scales and tables of positions are no weights of a linear map: decay would only pull them to zero.
-UNDECAYED = ("bias", "scale", "position", "pos_embed", "class_token")
+UNDECAYED = ("bias", "scale", "position", "pos_embed", "class_token", "a_log", "skip")
 
 
 def learning_rate(train: Any) -> optax.Schedule:
