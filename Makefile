@@ -4,13 +4,17 @@ PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 JOBS ?= 2
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test test-all lint format clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
 	.venv/bin/python scripts/quickstart.py --workdir=$(WORKDIR) --virtual_devices=4
 
 test: lint
+	.venv-test/bin/python -m pytest -n $(JOBS) --dist=loadfile -q -m "not slow"
+
+# With all combinations of families, border modes and meshes: about twice as long.
+test-all: lint
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist=loadfile -q
 
 lint: .venv-test/installed

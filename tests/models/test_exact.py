@@ -9,7 +9,7 @@ import pytest
 import holojax
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import Layout, RegionGrid
-from tests.models.test_mesh import PAPER, REST, RINGFORMER, gradients
+from tests.models.test_mesh import CONVNEXT, PAPER, REST, RINGFORMER, VMAMBA, gradients
 
 VIT = dict(name="vit", dim=8, depth=4, heads=2, patch=4, pos="learned", class_token=True, mlp_ratio=2.0)
 MODELS = {
@@ -18,6 +18,8 @@ MODELS = {
     | dict(encoder=VIT, decoder=dict(name="setr", variant="pup", channels=8)),
     "vit, pyramid, upernet": RINGFORMER
     | dict(encoder=VIT | dict(pos="sincos", patch=8), decoder=dict(name="upernet", channels=8, pool_scales=(1, 3))),
+    "convnext, spim, upernet, fcn": CONVNEXT,
+    "vmamba, spim, upernet, fcn": VMAMBA,
 }
 # No grid below divides it, nor do patches, windows and pooled squares; a hole without data lies across borders.
 HEIGHT, WIDTH = 75, 101
@@ -55,7 +57,7 @@ def whole_gradients(name):
     return gradients(build(name, (1, 1)), images, labels, Layout.create(region=1), valid)
 
 
-SWIN, VIT_SETR, VIT_UPERNET = MODELS
+SWIN, VIT_SETR, VIT_UPERNET, *OTHERS = MODELS
 
 
 # Every model on one mesh with a device a region and on one with several; all grids with the one that has most in it.
@@ -65,6 +67,7 @@ SWIN, VIT_SETR, VIT_UPERNET = MODELS
         *((SWIN, *mesh) for mesh in (((1, 2), 2), ((2, 2), 1), ((2, 4), 8), ((4, 2), 4))),
         *((VIT_SETR, *mesh) for mesh in (((2, 2), 1), ((2, 4), 8))),
         *((VIT_UPERNET, *mesh) for mesh in (((1, 2), 2), ((4, 2), 4))),
+        *(pytest.param(name, (2, 4), 8, marks=pytest.mark.slow) for name in OTHERS),
     ],
 )
 def test_logits_depend_neither_on_the_grid_nor_on_the_devices(name, grid, devices):
@@ -73,7 +76,15 @@ def test_logits_depend_neither_on_the_grid_nor_on_the_devices(name, grid, device
     np.testing.assert_allclose(logits(name, grid, devices) / scale, whole(name) / scale, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "grid", "devices"), [(SWIN, (2, 4), 8), (SWIN, (4, 2), 2), (VIT_SETR, (4, 2), 4)])
+@pytest.mark.parametrize(
+    ("name", "grid", "devices"),
+    [
+        (SWIN, (2, 4), 8),
+        (SWIN, (4, 2), 2),
+        (VIT_SETR, (4, 2), 4),
+        *(pytest.param(name, (2, 2), 4, marks=pytest.mark.slow) for name in OTHERS),
+    ],
+)
 def test_gradients_in_training_depend_neither_on_the_grid_nor_on_the_devices(name, grid, devices):
     images, labels, valid = scene()
     loss, derivative = whole_gradients(name)

@@ -33,7 +33,12 @@ RINGFORMER = dict(
     decoder=dict(name="setr", channels=8),
     aux=None,
 )
+CONVNEXT = REST | dict(encoder=dict(name="convnext", dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), drop_path=0.3))
+VMAMBA = REST | dict(
+    encoder=dict(name="vmamba", dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), ssm_ratio=1.0, mlp_ratio=1.0, drop_path=0.3)
+)
 PAPER = RINGFORMER | dict(context=dict(name="cdcr", heads=2, stages=(1, 3), mode="paper", placement="trunk"))
+MODELS = {"rest": REST, "ringformer": RINGFORMER, "paper": PAPER, "convnext": CONVNEXT, "vmamba": VMAMBA}
 # 2 x 4 regions of 32 x 27 pixels, the last ones cut: neither patches nor windows nor regions divide the scene.
 HEIGHT, WIDTH = 63, 105
 
@@ -65,7 +70,7 @@ def gradients(model, images, labels, layout, valid=None):
 
 @functools.cache
 def on_one_device(name):
-    model = holojax.build_model({"rest": REST, "ringformer": RINGFORMER, "paper": PAPER}[name], seed=1)
+    model = holojax.build_model(MODELS[name], seed=1)
     images = np.random.default_rng(0).normal(size=(2, HEIGHT, WIDTH, 3)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 3, (2, HEIGHT, WIDTH))
     layout = Layout.create(region=1)
@@ -80,7 +85,11 @@ def on_one_device(name):
 
 @pytest.mark.parametrize(
     ("name", "data", "region"),
-    [(name, *mesh) for name in ("rest", "ringformer") for mesh in ((1, 2), (1, 4), (2, 4), (1, 8))] + [("paper", 1, 8)],
+    [
+        *((name, *mesh) for name in ("rest", "ringformer") for mesh in ((1, 2), (1, 4), (2, 4), (1, 8))),
+        ("paper", 1, 8),
+        *(pytest.param(name, 2, 4, marks=pytest.mark.slow) for name in ("convnext", "vmamba")),
+    ],
 )
 def test_logits_and_gradients_do_not_depend_on_the_devices(name, data, region):
     model, images, labels, logits, (loss, derivative) = on_one_device(name)
