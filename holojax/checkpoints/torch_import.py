@@ -158,7 +158,7 @@ def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, he
         print(f"import_weights: the names look like those of {source!r}", file=sys.stderr)
     table, part = table_for(module, source, tensors)
     if table.variant is not None:
-        table = table.variant({name: value.shape for name, value in tensors.items()}) or table
+        table = table.variant({name: value.shape for name, value in tensors.items()}, _encoder(module)) or table
     return _Plan(module, tensors, source, table, part, heads, values)
 
 
@@ -293,7 +293,7 @@ class _Plan:
         except (ValueError, IndexError) as error:
             self.mistakes.append(f"{', '.join(names)}: expected {error}")
             return
-        if value.shape != expected:
+        if value.shape != expected or (transform.differs and transform.differs(value.shape)):
             value = self._adapt(path, value, transform, expected)
         if value is None:
             shapes = ", ".join(f"{name} {shape}" for name, shape in zip(names, found, strict=True))
@@ -322,7 +322,8 @@ class _Plan:
         resized = transform.resize(value, shape)
         if resized is None or resized.shape != shape:
             return None
-        self.resized[path] = f"from {value.shape} to {shape}, as {self.source} does"
+        what = transform.differs(value.shape) if transform.differs else ""
+        self.resized[path] = what or f"from {value.shape} to {shape}, as {self.source} does"
         return resized
 
     def _leave_out(self, key: str, name: str) -> None:
@@ -335,7 +336,8 @@ class _Plan:
         if reason is not None:
             self.ignored[name] = reason
             return
-        self.mistakes.append(f"{name} {self.tensors[name].shape}: the model has nothing that this fills")
+        advice = self.table.advice(key)
+        self.mistakes.append(f"{name} {self.tensors[name].shape}: the model has nothing that this fills{advice}")
 
     def _advice(self, path: str) -> str:
         if "classifier" not in path:

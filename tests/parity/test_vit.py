@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 import holojax
-from holojax.checkpoints.keymaps.vit import resize_positions
+from holojax.checkpoints.keymaps.vit import Grid
 from holojax.encoders import ViT
+from holojax.errors import WeightsError
 from tests.parity import ROOT, assert_close, section, variables
 
 # File: (source, whether the last map is normalised, cases).
@@ -88,15 +89,57 @@ def test_gradients_equal_those_of_the_library():
 @pytest.mark.parametrize(("library", "method"), [("timm", "bicubic antialias"), ("torchvision", "bicubic corners")])
 def test_positions_are_resized_as_by_the_loader(library, method, side):
     numbers = load("tables")
-    found = resize_positions(numbers["positions"][0], (side * side + 1, 16), method=method)
+    found = Grid(method, True, (side, side), 1).resize(numbers["positions"][0], (side * side + 1, 16))
     assert_close(found, numbers[f"{library}{side}"][0], 2e-6)
 
 
-def test_another_grid_is_resized_and_a_class_token_left_out():
-    encoder, report = vit("timm", grid=(6, 6), class_token=False)
+def test_positions_without_a_class_token_are_resized():
+    weights = section(load("timm"), "weight:")
+    del weights["cls_token"]
+    encoder, report = vit("timm", weights, grid=(6, 6), class_token=False)
     assert_close(encoder.positions[...], load("tables")["timm6"][0, 1:], 2e-6)
-    assert list(report.resized) == ["positions"]
-    assert "class_token=True" in report.ignored["cls_token"]
+    assert report.resized == {
+        "positions": "from a grid of 4 x 4 to one of 6 x 6, without the class token's place, 17 to 36 rows "
+        "(bicubic antialias)"
+    }
+
+
+@pytest.mark.parametrize("grid", [(2, 8), (8, 2), (6, 9), (2, 3)])
+def test_square_tables_are_resized_to_any_grid_of_however_many_places(grid):
+    weights = section(load("timm_bare"), "weight:")
+    # One channel is as far down as its row, another as far right: resizing keeps that, reading row by row does not.
+    table = np.zeros((4, 4, 16), np.float32)
+    table[..., 0], table[..., 1] = np.arange(4)[:, None] - 1.5, np.arange(4) - 1.5
+    encoder, report = vit("timm_bare", weights | {"pos_embed": table.reshape(1, 16, 16)}, grid=grid)
+    assert f"from a grid of 4 x 4 to one of {grid[0]} x {grid[1]}" in report.resized["positions"]
+    found = np.asarray(encoder.positions[...]).reshape(*grid, 16)
+    assert np.ptp(found[..., 0], axis=1).max() < 1e-6
+    assert np.ptp(found[..., 1], axis=0).max() < 1e-6
+    assert (np.diff(found[:, 0, 0]) > 0).all()
+    assert (np.diff(found[0, :, 1]) > 0).all()
+
+
+def test_a_table_whose_places_are_no_square_must_have_as_many():
+    weights = section(load("timm"), "weight:")
+    weights["pos_embed"] = np.arange(13 * 16, dtype=np.float32).reshape(1, 13, 16)
+    encoder, report = vit("timm", weights, grid=(3, 4))
+    assert not report.resized
+    np.testing.assert_array_equal(encoder.positions[...], weights["pos_embed"][0])
+    with pytest.raises(WeightsError, match=r"pos_embed \(1, 13, 16\): expected shape \(17, 16\)"):
+        vit("timm", weights, grid=(4, 4))
+
+
+@pytest.mark.parametrize("name", ["timm", "mmseg", "transformers", "torchvision"])
+def test_a_class_token_is_not_dropped_in_silence(name):
+    with pytest.raises(WeightsError, match=r"set model\.encoder\.class_token=True"):
+        vit(name, class_token=False)
+
+
+def test_fixed_positions_of_a_file_are_ignored_by_an_encoder_that_computes_them():
+    _, report = vit("timm", pos="sincos")
+    assert report.ignored["pos_embed"] == "pos='sincos' computes positions"
+    with pytest.raises(WeightsError, match=r"pos_embed .* nothing that this fills"):
+        vit("timm", pos="none")
 
 
 def test_published_names_of_old_files_are_known():

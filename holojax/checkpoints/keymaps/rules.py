@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ class Transform:
         save: from our array to theirs.
         resize: (our array, the shape that the model wants) -> an array of that shape, where the source's own loader
             resizes; None: another shape is a mistake.
+        differs: from the shape of our array to what makes it need `resize` though the model's shape may be equal, in
+            words; "" if nothing does.
         bands: the third axis of our array holds the bands of an image, which may be adapted.
         companion: from their name to that of a second tensor, which `load` takes too where the file has it, and
             `derive` makes anew from ours.
@@ -31,7 +35,8 @@ class Transform:
 
     load: Callable[..., np.ndarray]
     save: Callable[[np.ndarray], np.ndarray]
-    resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None
+    resize: Callable[[np.ndarray, Shape], np.ndarray | None] | None = None
+    differs: Callable[[Shape], str] | None = None
     bands: bool = False
     companion: Callable[[str], str] | None = None
     derive: Callable[[np.ndarray], np.ndarray] | None = None
@@ -74,11 +79,12 @@ class KeyMap:
         parts: the prefix of each part's names in the file.
         prefixes: what may stand in a file in place of the encoder's prefix.
         ignored: names of the file that carry nothing we need, as regular expressions, and why.
+        refused: names of the file that must not be left out, as regular expressions, and what to do about it.
         numerics: whose details the encoder must compute to mean the same.
         output_norms: whether the source normalises the encoder's maps; a regular expression: if a name of a file fits.
         optional: our parameters that a file may lack, as regular expressions; they keep their values.
-        variant: chooses another map by the names and shapes of a file, for sources whose files are not all alike; None
-            from it: this one.
+        variant: chooses another map by the names and shapes of a file and by the encoder (None: a decoder alone), for
+            sources whose files are not all alike; None from it: this one.
     """
 
     rules: tuple[Rule, ...]
@@ -88,19 +94,22 @@ class KeyMap:
     numerics: str | None = None
     output_norms: bool | str = True
     optional: tuple[str, ...] = ()
-    variant: Callable[[Mapping[str, Shape]], KeyMap | None] | None = None
+    variant: Callable[[Mapping[str, Shape], Any], KeyMap | None] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __add__(self, other: KeyMap) -> KeyMap:
         """Join the rules for two sets of parts; the details of the encoder are those of the first."""
+        variant = self.variant and functools.partial(_vary, self.variant, other)
         return KeyMap(
             rules=self.rules + other.rules,
-            parts={**self.parts, **other.parts},
+            parts={**other.parts, **self.parts},
             prefixes=self.prefixes,
             ignored={**self.ignored, **other.ignored},
             numerics=self.numerics,
             output_norms=self.output_norms,
             optional=self.optional + other.optional,
-            variant=self.variant,
+            variant=variant,
+            refused={**self.refused, **other.refused},
         )
 
     def sources(self, path: str) -> Iterator[tuple[list[str], Transform]]:
@@ -117,9 +126,18 @@ class KeyMap:
         """Return why `key` may be ignored, or None."""
         return next((why for pattern, why in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
+    def advice(self, key: str) -> str:
+        """Return what to do where nothing of ours takes `key`; "" if nothing is known."""
+        return next((f"; {what}" for pattern, what in self.refused.items() if re.fullmatch(pattern, key)), "")
+
     def may_lack(self, path: str) -> bool:
         """Say whether a file may lack our parameter `path`."""
         return any(re.fullmatch(pattern, path) for pattern in self.optional)
+
+
+def _vary(choose: Callable[..., KeyMap | None], other: KeyMap, *args: Any) -> KeyMap | None:
+    chosen = choose(*args)
+    return None if chosen is None else chosen + other
 
 
 def _as_pattern(ours: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from holojax.checkpoints.keymaps.rules import (
@@ -136,7 +139,7 @@ def _timm(table: Leaves, *, merging: int = 1, variant=None) -> KeyMap:
     )
 
 
-def _choose_timm(shapes: dict[str, Shape]) -> KeyMap | None:
+def _choose_timm(shapes: Mapping[str, Shape], encoder: Any = None) -> KeyMap | None:
     """Choose how to read a file of timm's kind."""
     if any(name.endswith("layers.0.downsample.reduction.weight") for name in shapes):
         return _MICROSOFT
