@@ -142,6 +142,16 @@ def test_fixed_positions_of_a_file_are_ignored_by_an_encoder_that_computes_them(
         vit("timm", pos="none")
 
 
+def test_names_of_features_only_are_known():
+    straight, _ = vit("timm_bare")
+    weights = {f"model.{key}": value for key, value in section(load("timm_bare"), "weight:").items()}
+    encoder, report = vit("timm_bare", weights)
+    assert not encoder.output_norms
+    assert set(report.ignored.values()) == {"the classifier"}
+    for path, variable in variables(encoder).items():
+        np.testing.assert_array_equal(variable[...], variables(straight)[path][...])
+
+
 def test_published_names_of_old_files_are_known():
     old = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value"}
     old |= {"o_proj": "output.dense", "layers.": "encoder.layer.", "mlp.fc1": "intermediate.dense"}

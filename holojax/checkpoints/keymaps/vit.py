@@ -146,9 +146,9 @@ def _timm(positions: Transform) -> KeyMap:
             Rule("encoder.norms.0", "backbone.norm", NORM),
         ),
         parts={"encoder": "backbone."},
+        prefixes=("model.",),  # features_only=True
         ignored={
-            r"(head|fc_norm|head_drop)\..*": _CLASSIFIER,
-            r"(head_dist|pre_logits)\..*": _CLASSIFIER,
+            r"(model\.)?(head|fc_norm|head_drop|head_dist|pre_logits)\..*": _CLASSIFIER,
         },
         numerics="timm",
         refused=_REFUSED,
