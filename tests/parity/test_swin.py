@@ -151,6 +151,13 @@ def test_other_names_of_the_same_tensors_are_known(name):
         np.testing.assert_array_equal(variables(encoder)[path][...], variable[...])
 
 
+def test_a_backbone_may_have_some_output_norms_alone():
+    weights = {k: x for k, x in section(load("transformers"), "weight:").items() if not re.search(r"\.stage[13]\.", k)}
+    encoder, report = swin("transformers", weights)
+    assert encoder.output_norms
+    assert sorted(report.kept) == [f"norms.{i}.{leaf}" for i in (0, 2) for leaf in ("bias", "scale")]
+
+
 def test_mmpretrain_has_the_last_norm_alone():
     weights = {
         key: x for key, x in section(load("mmseg"), "weight:").items() if not re.match(r"backbone\.norm[012]", key)

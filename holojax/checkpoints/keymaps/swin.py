@@ -212,6 +212,7 @@ def _transformers() -> KeyMap:
         },
         numerics="transformers",
         output_norms=r"backbone\.hidden_states_norms\..*",
+        optional=(r"encoder\.norms\.\d\..*",),  # a backbone has those of its out_features alone
     )
 
 
