@@ -32,11 +32,14 @@ class Numerics:
         small: what a map no larger than a window is to a shifted block: "shift", nothing special; "rest", the windows
             are not shifted along that axis; "rest together", along neither; "shrink", nor are they larger than the map.
         roll_first: the map is padded to whole windows after it was rolled, so that padding comes between its two parts.
+        whole_patches: pixels at the bottom and right that make no whole patch are left out, not padded. In exact mode,
+            where regions consist of whole patches, those at the scene's edge are filled up.
     """
 
     merging: str
     small: str
     roll_first: bool = False
+    whole_patches: bool = False
 
     def windows(self, window: int, shift: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return size and shift of the windows on a map of this size, each as (rows, columns)."""
@@ -55,7 +58,8 @@ NUMERICS = {
     "timm": Numerics("blocks", "shrink", roll_first=True),
     # Its backbones, which have output norms, are run with always_partition=True.
     "transformers": Numerics("blocks", "shift"),
-    "torchvision": Numerics("blocks", "rest"),
+    # Its convolution of patches has no padding.
+    "torchvision": Numerics("blocks", "rest", whole_patches=True),
 }
 # transformers' SwinModel, which has no output norms: a window stops shifting where the shorter side fits into it.
 _CLASSIFIER = Numerics("blocks", "rest together")
@@ -70,7 +74,8 @@ class Swin(Encoder):
         depths: blocks per stage, four.
         heads: attention heads per stage, four.
         window: side of a window in tokens, or one per stage.
-        patch: side of a patch in pixels; images are zero-padded at the bottom and right to whole patches.
+        patch: side of a patch in pixels; images are zero-padded at the bottom and right to whole patches (cut to them
+            as torchvision).
         mlp_ratio: hidden width of a block's MLP over its channels.
         drop_path: probability of dropping a branch of the last block; grows linearly from 0 over the blocks.
         output_norms: normalise the map of every stage that leaves the encoder.
@@ -150,8 +155,11 @@ class Swin(Encoder):
         return (*(["patch_embed"] if i == 0 else []), f"stages.{i}", *merging, *norm)
 
     def embed(self, images, borders):
-        """Cut images into patches: [n h w bands] to [n ceil(h / patch) ceil(w / patch) embed_dim]."""
-        return self.patch_embed(images, borders), None
+        """Cut images into patches: [n h w bands] to [n ceil(h / patch) ceil(w / patch) embed_dim].
+
+        As torchvision, [n floor(h / patch) floor(w / patch) embed_dim].
+        """
+        return self.patch_embed(images, borders, self.details), None
 
     def stage(self, i, x, extra, borders, keys):
         """Run the blocks of stage `i`; every second one has its windows shifted by half a window."""
@@ -177,10 +185,11 @@ class PatchEmbed(nnx.Module):
         self.projection = nnx.Conv(bands, channels, side, strides=side, padding="VALID", rngs=rngs)
         self.norm = layer_norm(channels, _EPSILON, rngs)
 
-    def __call__(self, images: jax.Array, borders: Borders) -> jax.Array:
-        """Map [n h w bands] to [n ceil(h / patch) ceil(w / patch) c]."""
+    def __call__(self, images: jax.Array, borders: Borders, numerics: Numerics) -> jax.Array:
+        """Map [n h w bands] to [n ceil(h / patch) ceil(w / patch) c]; rounded down where only whole patches count."""
         _, h, w, _ = images.shape
-        images = borders.pad(images, 0, -h % self.patch, 0, -w % self.patch)
+        down, right = (0, 0) if numerics.whole_patches else (-h % self.patch, -w % self.patch)
+        images = borders.pad(images, 0, down, 0, right)
         return self.norm(self.projection(images))
 
 

@@ -33,6 +33,15 @@ def test_every_stage_halves_the_map_rounding_up():
     assert swin.strides == (4, 8, 16, 32)
 
 
+def test_torchvision_leaves_out_what_makes_no_whole_patch():
+    images = _images(1, 35, 49, 2)
+    torchvision, timm = (_run(_swin(numerics=numerics), images) for numerics in ("torchvision", "timm"))
+    assert [x.shape[1:3] for x in torchvision] == [(8, 12), (4, 6), (2, 3), (1, 2)]
+    assert [x.shape[1:3] for x in timm] == [(9, 13), (5, 7), (3, 4), (2, 2)]
+    for x, y in zip(torchvision, _run(_swin(numerics="torchvision"), images[:, :32, :48]), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_a_block_equals_one_written_out_token_by_token():
     # Every token attends, by itself, to the tokens of its shifted window that come from the same place.
     size, shift, h, w, heads = 3, 1, 4, 5, 2
