@@ -109,6 +109,14 @@ def test_another_window_is_said_to_be_resized():
         assert encoder.stages[0][0].attention.bias_table.shape == (81, 1)
 
 
+@pytest.mark.parametrize("case", ["mmseg", "timm", "transformers", "torchvision"])
+def test_tables_of_rectangular_windows_are_said_to_be_unsupported(case):
+    weights = section(load(case), "weight:")
+    name = next(key for key in weights if key.endswith("bias_table"))
+    with pytest.raises(WeightsError, match=rf"{re.escape(name)}.*expected a table of a square window.*found 35; rect"):
+        swin(case, weights | {name: np.zeros((35, 1), np.float32)})
+
+
 def old_transformers(key):
     """Name a tensor as transformers' published files do."""
     for new, old in {

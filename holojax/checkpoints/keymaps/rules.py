@@ -163,8 +163,23 @@ def _point(x: np.ndarray) -> np.ndarray:
     return x[:, :, 0, 0] if x.ndim == 4 else x
 
 
+def check_square(table: np.ndarray) -> np.ndarray:
+    """Return a bias table [(2 w - 1)^2, heads] as it is.
+
+    Raises ValueError if no square window has so many rows: what shape of window they belong to, no file says.
+    """
+    side = round(len(table) ** 0.5)
+    if side * side != len(table) or side % 2 == 0:
+        raise ValueError(
+            f"a table of a square window, (2 w - 1)^2 rows, found {len(table)}; rectangular windows (or tables that "
+            "were cut to rectangular maps) are not supported"
+        )
+    return table
+
+
 def _reorder(table: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
     """Bring the rows of a bias table from the order of the stored `index` to ours, which is also Microsoft's."""
+    check_square(table)
     if index is None:
         return table
     ours = relative_index((round(len(table) ** 0.5) + 1) // 2)

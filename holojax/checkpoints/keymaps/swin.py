@@ -17,6 +17,7 @@ from holojax.checkpoints.keymaps.rules import (
     Rule,
     Shape,
     Transform,
+    check_square,
     window_bias,
 )
 from holojax.ops.resize import source_weights
@@ -152,7 +153,7 @@ def _choose_timm(shapes: Mapping[str, Shape], encoder: Any = None) -> KeyMap | N
 
 def _table(resize) -> Leaves:
     """Return the leaves of a table whose index is not stored: it has one order, which is ours."""
-    return {"relative_position_bias_table": ("bias_table", Transform(SAME.load, SAME.save, resize))}
+    return {"relative_position_bias_table": ("bias_table", Transform(check_square, SAME.save, resize))}
 
 
 _TIMM_SMALL = _timm(_table(embed_table))
