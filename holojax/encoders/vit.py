@@ -54,7 +54,8 @@ class ViT(Encoder):
             attention.
         mlp_ratio: hidden width of a block's MLP over its channels.
         drop_path: probability of dropping a branch of the last block; grows linearly from 0 over the blocks.
-        grid: rows and columns of the table of learned positions.
+        grid: rows and columns of the table of learned positions. Weights do not say what grid they have: an import
+            takes it to be square if its number of places is a square, else to be this one, and resizes it to this one.
         output_norms: normalise the last map.
         numerics: whose details, a key of `NUMERICS`.
         rngs: source of the first weights.
