@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
@@ -127,25 +128,24 @@ def check_names(
     return plan.report()
 
 
-def guess_source(module: nnx.Module, names: Collection[str]) -> str:
-    """Return the source whose names a file has: the one by which most parameters of the module would be filled.
+def guess_source(module: nnx.Module, shapes: Mapping[str, Sequence[int]], heads: str = "file") -> str:
+    """Return the source whose names a file has: the one by which the module and the file would fit best.
 
     Raises WeightsError if no source knows the names.
     """
-    counts = {}
+    empty = {key: np.broadcast_to(np.float32(0), tuple(shape)) for key, shape in shapes.items()}
+    plans = {}
     for source in SOURCES:
-        table = key_map(source, _family(module))
-        if table is not None:
-            keys = {canonical for canonical, _ in _canonical(names, table, None)}
-            paths = _full_paths(module, table, names)
-            counts[source] = sum(any(keys.issuperset(k) for k, _ in table.sources(path)) for path in paths)
-    best = max(counts, key=counts.get, default=None)
-    if best is None or not counts[best]:
+        if key_map(source, _family(module)) is not None:
+            with contextlib.suppress(ConfigError):  # an encoder that cannot compute as the source does
+                plans[source] = _plan(module, empty, source, heads, values=False)
+    plans = {source: plan for source, plan in plans.items() if plan.taken}
+    if not plans:
         raise WeightsError(
-            f"source='auto': the names fit none of {', '.join(SOURCES)} (first: {', '.join(list(names)[:3])}). "
+            f"source='auto': the names fit none of {', '.join(SOURCES)} (first: {', '.join(list(shapes)[:3])}). "
             "Is this a checkpoint of this kind of encoder?"
         )
-    return best
+    return min(plans, key=lambda source: len(plans[source].mistakes))
 
 
 def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, heads: str, values: bool = True) -> _Plan:
@@ -154,7 +154,7 @@ def _plan(module: nnx.Module, tensors: Mapping[str, np.ndarray], source: str, he
     if not isinstance(module, Encoder | Decoder) and not hasattr(module, "encoder"):
         raise WeightsError(f"import_weights: expected a model, an encoder or a decoder, found {type(module).__name__}.")
     if source == "auto":
-        source = guess_source(module, list(tensors))
+        source = guess_source(module, {key: value.shape for key, value in tensors.items()}, heads)
         print(f"import_weights: the names look like those of {source!r}", file=sys.stderr)
     table, part = table_for(module, source, tensors)
     if table.variant is not None:
@@ -173,8 +173,8 @@ def table_for(module: nnx.Module, source: str, names: Collection[str] = ()) -> t
     family = _family(module)
     table = key_map(source, family)
     if table is None:
-        there = [name for name in SOURCES if key_map(name, family)]
-        raise ConfigError(f"weights: {source} has none of a {family or 'decoder'} alone; {', '.join(there)} have.")
+        there = ", ".join(name for name in SOURCES if key_map(name, family)) or "no source"
+        raise ConfigError(f"weights: {source} has no names of a {family or 'decoder alone'}; known to: {there}.")
     return table, _part_alone(module, table, names)
 
 
@@ -193,7 +193,7 @@ class _Plan:
     ):
         self.source, self.table, self.heads, self.with_values = source, table, heads, with_values
         self.part = part
-        self.names = dict(_canonical(tensors, table, self.part))  # as the rules have them: as the file has them
+        self.names = dict(canonical_names(tensors, table, self.part))  # as the rules have them: as the file has them
         self.tensors = tensors
         # Tried on a copy, which shares the arrays: the module is changed when all fits.
         trial = nnx.merge(*nnx.split(module))
@@ -256,7 +256,7 @@ class _Plan:
     def _fill(self, path: str) -> None:
         """Find what fills a parameter, or say why it keeps its value."""
         full = f"{self.part}.{path}" if self.part else path
-        part = full.partition(".")[0]
+        part, shape = full.partition(".")[0], self.variables[path].shape
         if self.heads == "random" and part in ("decoder", "aux", "pyramid"):
             self.kept[path] = "heads='random'"
             return
@@ -271,10 +271,20 @@ class _Plan:
         elif ways:
             missing = [key for key in ways[0][0] if key not in self.names]
             near = [close for key in missing for close in difflib.get_close_matches(key, self.names, 1, 0.8)]
-            hint = f"; the nearest name is {near[0]}" if near else ""
-            self.mistakes.append(f"{path}: nothing in the file fills it, expected {', '.join(missing)}{hint}")
+            hint = f"; the nearest name is {self.names[near[0]]}" if near else ""
+            expected = ", ".join(self._in_file(key) for key in missing)
+            self.mistakes.append(f"{path} {shape}: nothing in the file fills it, expected {expected}{hint}")
         else:
-            self.mistakes.append(f"{path}: nothing in the file fills it; {self.source} has no such parameter")
+            self.mistakes.append(f"{path} {shape}: nothing in the file fills it; {self.source} has no such parameter")
+
+    def _in_file(self, key: str) -> str:
+        """Return how a name of the rules would look in this file."""
+        prefix = self.table.parts.get(self.part or "encoder", "")
+        renamed = next((name for k, name in self.names.items() if k != name), None)
+        if renamed is None or not key.startswith(prefix):
+            return key
+        canonical = next(k for k, name in self.names.items() if name == renamed)
+        return renamed[: len(renamed) - len(canonical.removeprefix(prefix))] + key.removeprefix(prefix)
 
     def _has(self, part: str) -> bool:
         return any(self.table.part(key) == part for key in self.names)
@@ -361,7 +371,7 @@ def _other_bands(kernel: np.ndarray, bands: int, way: str) -> np.ndarray:
     return np.repeat(kernel.mean(2, keepdims=True), bands, axis=2) * share
 
 
-def _canonical(names: Collection[str], table: KeyMap, part: str | None) -> Iterator[tuple[str, str]]:
+def canonical_names(names: Collection[str], table: KeyMap, part: str | None) -> Iterator[tuple[str, str]]:
     """Yield the names as the rules have them, and as the file has them: a part's prefix may differ or be missing."""
     part = part or "encoder"
     prefix = table.parts.get(part, "")
@@ -402,11 +412,6 @@ def _part_alone(module: nnx.Module, table: KeyMap, names: Collection[str]) -> st
     if isinstance(module, Decoder):
         return "aux" if isinstance(module, FCN) and any(table.part(key) == "aux" for key in names) else "decoder"
     return None
-
-
-def _full_paths(module: nnx.Module, table: KeyMap, names: Collection[str]) -> list[str]:
-    part = _part_alone(module, table, names)
-    return [f"{part}.{path}" if part else path for path in named_parameters(module)]
 
 
 def _array(key: str, value: Any) -> np.ndarray:

@@ -55,14 +55,16 @@ class Encoder(nnx.Module):
     strides: tuple[int, ...]
     numerics: str
     output_norms: bool
+    bands: int | None = None
     bands_init = "mean"
     freeze = 0
     remat = "none"
 
-    def set_options(self, *, bands_init: str, freeze: int, remat: str, dtype: str) -> None:
+    def set_options(self, *, bands: int, bands_init: str, freeze: int, remat: str, dtype: str) -> None:
         """Set what all encoders have in common.
 
         Args:
+            bands: channels of the images.
             bands_init: what imported weights for another number of bands become: "mean", "repeat", "first", "random".
             freeze: stages that do not learn, from the first, with what leads to them; drop path is off in them.
             remat: what the backward pass computes again in place of keeping it: "none", each "block", each "stage".
@@ -73,7 +75,7 @@ class Encoder(nnx.Module):
         """
         if not 0 <= freeze <= STAGES:
             raise ConfigError(f"model.encoder.freeze: expected a number of stages, 0 to {STAGES}, found {freeze}.")
-        self.bands_init, self.freeze, self.remat = bands_init, freeze, remat
+        self.bands, self.bands_init, self.freeze, self.remat = bands, bands_init, freeze, remat
         self.set_attributes(dtype=jnp.dtype(dtype), raise_if_not_found=False)
 
     def adopt(self, numerics: str, output_norms: bool) -> None:
@@ -122,6 +124,11 @@ class Encoder(nnx.Module):
             One map per stage, with the output norms that the imported source has.
         """
         maps = []
+        if images.ndim != 4 or self.bands not in (None, images.shape[-1]):
+            raise ConfigError(
+                f"{type(self).__name__}: expected images [n h w {self.bands or 'c'}] of the bands that it knows, "
+                f"found {images.shape}."
+            )
         if min(images.shape[1:3]) < self.strides[0]:
             raise ConfigError(
                 f"{type(self).__name__}: regions of {images.shape[1]} x {images.shape[2]} pixels are smaller than one "

@@ -113,6 +113,7 @@ class ConvNeXt(Encoder):
         found = _numerics(numerics)
         if output_norms and not self.norms:
             self.norms = nnx.List([layer_norm(c, found.norm, nnx.Rngs(0)) for c in self.channels])
+            self.norms.set_attributes(dtype=self.stem.norm.dtype)
         if not output_norms:
             self.norms = nnx.List([])
         self.numerics, self.output_norms = numerics, output_norms
@@ -120,9 +121,8 @@ class ConvNeXt(Encoder):
         self.set_attributes(ResponseNorm, epsilon=found.response, raise_if_not_found=False)
 
     def modules_of(self, i):
-        """Name the stem or downsampling before stage `i`, its blocks and its output norm."""
-        before = "stem" if i == 0 else f"downsamples.{i - 1}"
-        return (before, f"stages.{i}", *([f"norms.{i}"] if self.output_norms else []))
+        """Name the stem or downsampling before stage `i` and its blocks; as in mmseg, output norms always learn."""
+        return ("stem" if i == 0 else f"downsamples.{i - 1}", f"stages.{i}")
 
     def embed(self, images, borders):
         """Turn images into patches of 4 x 4: [n h w bands] to [n h//4 w//4 c].

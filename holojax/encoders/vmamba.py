@@ -106,16 +106,17 @@ class VMamba(Encoder):
         self.downsamples = nnx.List(
             Halving(channels=a, outputs=b, epsilon=epsilon, rngs=rngs) for a, b in itertools.pairwise(dims)
         )
-        self.norms = nnx.List(layer_norm(c, epsilon, rngs) for c in dims) if output_norms else None
+        self.norms = nnx.List([layer_norm(c, epsilon, rngs) for c in dims] if output_norms else [])
         self.adopt(numerics, output_norms)
 
     def adopt(self, numerics, output_norms):
         """Take over epsilons and output norms; norms that are made begin as LayerNorms do."""
         found = _numerics(numerics)
-        if output_norms and self.norms is None:
-            self.norms = nnx.List(layer_norm(c, found.norm, nnx.Rngs(0)) for c in self.channels)
+        if output_norms and not self.norms:
+            self.norms = nnx.List([layer_norm(c, found.norm, nnx.Rngs(0)) for c in self.channels])
+            self.norms.set_attributes(dtype=self.patch_embed.first.norm.dtype)
         if not output_norms:
-            self.norms = None
+            self.norms = nnx.List([])
         self.numerics, self.output_norms = numerics, output_norms
         self.set_attributes(nnx.LayerNorm, epsilon=found.norm)
 
@@ -136,7 +137,7 @@ class VMamba(Encoder):
 
     def normalize(self, i, x):
         """Apply the LayerNorm of stage `i`, where there is one."""
-        return x if self.norms is None else self.norms[i](x)
+        return self.norms[i](x) if self.norms else x
 
     def downsample(self, i, x, borders):
         """Halve the map, rounding up, and change its channels to those of the next stage."""

@@ -74,8 +74,10 @@ def _encoder(cfg: dict[str, Any], bands: int, rngs: nnx.Rngs) -> Encoder:
     options = {key: sizes.pop(key) for key in ("bands_init", "freeze", "remat", "dtype")}
     if name not in ENCODERS:
         raise ConfigError(f"model.encoder.name: {name} is not there yet; there are {', '.join(ENCODERS)}.")
+    if not isinstance(bands, int) or bands < 1:
+        raise ConfigError(f"model.bands: expected a number of bands of at least 1, found {bands!r}.")
     encoder = ENCODERS[name](bands=bands, **sizes, rngs=rngs)
-    encoder.set_options(**options)
+    encoder.set_options(bands=bands, **options)
     return encoder
 
 

@@ -6,13 +6,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from holojax.checkpoints.keymaps import FAMILIES
 from holojax.checkpoints.torch_export import export_weights
 from holojax.checkpoints.torch_file import read_weights
-from holojax.checkpoints.torch_import import check_names, import_weights
+from holojax.checkpoints.torch_import import check_names, guess_source, import_weights
 from holojax.decoders import FCN, UPerNet
 from holojax.encoders import Swin
 from holojax.errors import ConfigError, WeightsError
+from holojax.models import build_encoder
 from holojax.ops.windows import relative_index
+from tests.encoders.test_options import TINY
 from tests.parity import shared, variables
 
 CHANNELS = (4, 8, 16, 32)
@@ -179,7 +182,7 @@ def test_all_mistakes_are_listed_and_nothing_is_changed():
         "decode_head.conv_seg.weight (5, 4, 1, 1): expected shape (4, 3) here (as decoder.classifier.linear.kernel). "
         "A head for other classes: build the model with as many classes as the file has, or keep a new head by "
         "heads='random'",
-        "encoder.norms.2.bias: nothing in the file fills it, expected backbone.norm2.bias; the nearest name is "
+        "encoder.norms.2.bias (16,): nothing in the file fills it, expected backbone.norm2.bias; the nearest name is "
         "backbone.norm",
     ):
         assert part in message
@@ -316,3 +319,18 @@ def test_the_source_is_guessed_from_the_names(capsys):
     _assert_same(_values(model), ours)
     with pytest.raises(WeightsError, match="the names fit none of"):
         import_weights(_swin(), {"a.b": np.ones(3)}, source="auto")
+
+
+@pytest.mark.parametrize(
+    ("family", "source"), [(family, source) for family in FAMILIES for source in FAMILIES[family] if source != "rest"]
+)
+def test_every_source_is_guessed_from_its_own_names_with_a_classifier(tmp_path, family, source):
+    sizes = TINY[family] | (dict(grn=False) if (family, source) == ("convnext", "torchvision") else {})
+    encoder, table = build_encoder(sizes), FAMILIES[family][source]
+    encoder.adopt(table.numerics, table.output_norms is True)
+    export_weights(encoder, tmp_path / "x.safetensors", source)
+    names = {key: value.shape for key, value in read_weights(tmp_path / "x.safetensors").items()}
+    classifiers = ("head.fc.weight", "head.weight", "classifier.weight", "classifier.head.weight", "heads.head.weight")
+    known = [name for name in classifiers if table.reason(name)][:1]
+    guess = guess_source(build_encoder(sizes), names | dict.fromkeys(known, (10, 8)))
+    assert guess == source or FAMILIES[family][guess].rules == table.rules

@@ -61,8 +61,10 @@ def test_maps_in_half_precision_stay_in_half_precision(family):
 def test_frozen_stages_are_whole_and_drop_nothing(family):
     encoder = build_encoder(TINY[family] | dict(freeze=4))
     parameters = nnx.as_pure(nnx.state(encoder, nnx.Param))
-    still = map_frozen(lambda _, frozen: frozen, parameters, encoder.frozen())
-    assert all(jax.tree.leaves(still)), still
+    learned = {path[0].key for path, frozen in jax.tree.leaves_with_path(
+        map_frozen(lambda _, frozen: frozen, parameters, encoder.frozen())) if not frozen}  # fmt: skip
+    # In mmseg's ConvNeXt the output norms of frozen stages learn.
+    assert learned == ({"norms"} if family == "convnext" else set())
     some = build_encoder(TINY[family] | dict(freeze=1)).frozen()
     found = jax.tree.leaves(map_frozen(lambda _, frozen: frozen, parameters, some))
     assert any(found)

@@ -55,6 +55,7 @@ MMSEG = KeyMap(
 
 
 def _timm(stem: str, stage: str) -> tuple[Rule, ...]:
+    stem, stage = "backbone." + stem, "backbone." + stage
     block = stage + ".blocks.{b}"
     return (
         Rule("encoder.stem.projection", stem.format(0), STEM),
@@ -72,10 +73,10 @@ def _timm(stem: str, stage: str) -> tuple[Rule, ...]:
 TIMM = KeyMap(
     # The second names are those of `create_model(features_only=True)`.
     rules=(*_timm("stem.{}", "stages.{s}"), *_timm("stem_{}", "stages_{s}")),
-    parts={"encoder": ""},
+    parts={"encoder": "backbone."},
     ignored={
         r"head\..*": "timm's classifier",
-        r"norm_pre\..*": "a norm of the classifier, no part of the stages' maps",
+        r"(backbone\.)?norm_pre\..*": "a norm of the classifier, no part of the stages' maps",
     },
     numerics="timm",
     output_norms=False,
@@ -106,24 +107,25 @@ TRANSFORMERS = KeyMap(
     },
     numerics="transformers",
     output_norms=r".*hidden_states_norms\..*",
-    optional=_NO_GAMMA,
+    # A backbone has norms for the maps alone that it was asked for.
+    optional=(*_NO_GAMMA, r"encoder\.norms\.\d\..*"),
 )
 
-_TV_BLOCK = "features.{2*s+1}.{b}"
+_TV_BLOCK = "backbone.features.{2*s+1}.{b}"
 
 TORCHVISION = KeyMap(
     rules=(
-        Rule("encoder.stem.projection", "features.0.0", STEM),
-        Rule("encoder.stem.norm", "features.0.1", NORM),
-        Rule("encoder.downsamples.{s}.norm", "features.{2*s+2}.0", NORM),
-        Rule("encoder.downsamples.{s}.reduction", "features.{2*s+2}.1", CONV),
+        Rule("encoder.stem.projection", "backbone.features.0.0", STEM),
+        Rule("encoder.stem.norm", "backbone.features.0.1", NORM),
+        Rule("encoder.downsamples.{s}.norm", "backbone.features.{2*s+2}.0", NORM),
+        Rule("encoder.downsamples.{s}.reduction", "backbone.features.{2*s+2}.1", CONV),
         Rule(_OUR_BLOCK, _TV_BLOCK, {"layer_scale": ("gamma", _shaped(-1, 1, 1))}),
         Rule(_OUR_BLOCK + ".depthwise", _TV_BLOCK + ".block.0", CONV),
         Rule(_OUR_BLOCK + ".norm", _TV_BLOCK + ".block.2", NORM),
         Rule(_OUR_BLOCK + ".fc1", _TV_BLOCK + ".block.3", _LINEAR),
         Rule(_OUR_BLOCK + ".fc2", _TV_BLOCK + ".block.5", _LINEAR),
     ),
-    parts={"encoder": ""},
+    parts={"encoder": "backbone."},
     ignored={r"classifier\..*": "torchvision's classifier, which has a norm of its own"},
     numerics="torchvision",
     output_norms=False,

@@ -1,30 +1,33 @@
-"""Names of mmseg's heads, UPerHead and FCNHead, and of REST's mixers."""
+"""Names of mmseg's heads, UPerHead and FCNHead, of transformers' copies of them, and of REST's mixers."""
 
 from holojax.checkpoints.keymaps.rules import BATCH_NORM, CONV, LINEAR, NORM, PACKED_LINEAR, POINT_CONV, KeyMap, Rule
 
 _MIXER, _OUR_MIXER = "backbone.spattns.{i}", "mixers.{i}"
 
 
-def _conv_norm(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(ours + ".conv", theirs + ".conv", CONV), Rule(ours + ".norm", theirs + ".bn", BATCH_NORM)
+_LAYERS = {
+    "pools.{i}": "psp_modules.{i}.1",
+    "bottleneck": "bottleneck",
+    "laterals.{i}": "lateral_convs.{i}",
+    "smoothers.{i}": "fpn_convs.{i}",
+    "fusion": "fpn_bottleneck",
+    "conv": "convs.0",
+}
 
 
-def _head(ours: str, theirs: str) -> tuple[Rule, ...]:
-    return (
-        Rule(ours + ".classifier.linear", theirs + ".conv_seg", POINT_CONV),
-        *_conv_norm(ours + ".pools.{i}", theirs + ".psp_modules.{i}.1"),
-        *_conv_norm(ours + ".bottleneck", theirs + ".bottleneck"),
-        *_conv_norm(ours + ".laterals.{i}", theirs + ".lateral_convs.{i}"),
-        *_conv_norm(ours + ".smoothers.{i}", theirs + ".fpn_convs.{i}"),
-        *_conv_norm(ours + ".fusion", theirs + ".fpn_bottleneck"),
-        *_conv_norm(ours + ".conv", theirs + ".convs.0"),
-    )
+def _heads(classifier: str, norm: str) -> KeyMap:
+    rules = []
+    for ours, theirs in (("decoder", "decode_head"), ("aux", "auxiliary_head")):
+        rules.append(Rule(f"{ours}.classifier.linear", f"{theirs}.{classifier}", POINT_CONV))
+        for layer, name in _LAYERS.items():
+            rules.append(Rule(f"{ours}.{layer}.conv", f"{theirs}.{name}.conv", CONV))
+            rules.append(Rule(f"{ours}.{layer}.norm", f"{theirs}.{name}.{norm}", BATCH_NORM))
+    parts = {"encoder": "backbone.", "decoder": "decode_head.", "aux": "auxiliary_head."}
+    return KeyMap(rules=tuple(rules), parts=parts)
 
 
-HEADS = KeyMap(
-    rules=(*_head("decoder", "decode_head"), *_head("aux", "auxiliary_head")),
-    parts={"encoder": "backbone.", "decoder": "decode_head.", "aux": "auxiliary_head."},
-)
+MMSEG_HEADS = _heads("conv_seg", "bn")
+TRANSFORMERS_HEADS = _heads("classifier", "batch_norm")
 
 SPIM = KeyMap(
     rules=(

@@ -72,10 +72,8 @@ VMAMBA = {
     "mmseg": MMSEG,
     "vmamba": dataclasses.replace(
         MMSEG,
-        rules=tuple(dataclasses.replace(rule, theirs=rule.theirs.removeprefix("backbone.")) for rule in MMSEG.rules),
-        parts={"encoder": ""},
         ignored={r"classifier\..*": "the classifier, with a norm of its own"},
         numerics="vmamba",
-        output_norms=r"outnorm\d\..*",
+        output_norms=r"backbone\.outnorm\d\..*",
     ),
 }
