@@ -11,8 +11,9 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
+from holojax.checkpoints.fitting import canonical_names, named_parameters
 from holojax.checkpoints.torch_file import read_weights, unwrap
-from holojax.checkpoints.torch_import import canonical_names, named_parameters, table_for
+from holojax.checkpoints.torch_import import table_for
 from holojax.errors import WeightsError
 
 
