@@ -48,6 +48,7 @@ class Encoder(nnx.Module):
     Attributes:
         channels: channels of the four maps.
         strides: pixels per place of each map.
+        bands: channels of the images, if they are to be checked.
         numerics: whose details are computed that weights do not carry (`adopt`).
     """
 
@@ -60,11 +61,10 @@ class Encoder(nnx.Module):
     freeze = 0
     remat = "none"
 
-    def set_options(self, *, bands: int, bands_init: str, freeze: int, remat: str, dtype: str) -> None:
+    def set_options(self, *, bands_init: str, freeze: int, remat: str, dtype: str) -> None:
         """Set what all encoders have in common.
 
         Args:
-            bands: channels of the images.
             bands_init: what imported weights for another number of bands become: "mean", "repeat", "first", "random".
             freeze: stages that do not learn, from the first, with what leads to them; drop path is off in them.
             remat: what the backward pass computes again in place of keeping it: "none", each "block", each "stage".
@@ -75,7 +75,7 @@ class Encoder(nnx.Module):
         """
         if not 0 <= freeze <= STAGES:
             raise ConfigError(f"model.encoder.freeze: expected a number of stages, 0 to {STAGES}, found {freeze}.")
-        self.bands, self.bands_init, self.freeze, self.remat = bands, bands_init, freeze, remat
+        self.bands_init, self.freeze, self.remat = bands_init, freeze, remat
         self.set_attributes(dtype=jnp.dtype(dtype), raise_if_not_found=False)
 
     def adopt(self, numerics: str, output_norms: bool) -> None:

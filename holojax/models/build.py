@@ -77,7 +77,8 @@ def _encoder(cfg: dict[str, Any], bands: int, rngs: nnx.Rngs) -> Encoder:
     if not isinstance(bands, int) or bands < 1:
         raise ConfigError(f"model.bands: expected a number of bands of at least 1, found {bands!r}.")
     encoder = ENCODERS[name](bands=bands, **sizes, rngs=rngs)
-    encoder.set_options(bands=bands, **options)
+    encoder.set_options(**options)
+    encoder.bands = bands
     return encoder
 
 
