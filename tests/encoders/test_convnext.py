@@ -75,8 +75,10 @@ def test_drop_path_grows_linearly_and_the_first_stages_can_be_frozen():
     paths = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(encoder, nnx.Param))}
     named = [name for i in range(4) for name in encoder.modules_of(i)]
     assert len(named) == len(set(named))
-    assert all(sum(path.startswith(name + ".") for name in named) == 1 for path in paths)
-    assert encoder.frozen() == ("stem", "stages.0", "norms.0", "downsamples.0", "stages.1", "norms.1")
+    # As in mmseg, output norms belong to no stage that could be frozen.
+    blocks = {path for path in paths if not path.startswith("norms.")}
+    assert all(sum(path.startswith(name + ".") for name in named) == 1 for path in blocks)
+    assert encoder.frozen() == ("stem", "stages.0", "downsamples.0", "stages.1")
 
 
 def test_bfloat16_stays_near_float32():
@@ -134,7 +136,7 @@ def _whole():
     return _exactly((1, 1), 1)
 
 
-@pytest.mark.parametrize(("cells", "devices"), [((2, 2), 2), ((2, 4), 8)])
+@pytest.mark.parametrize(("cells", "devices"), [pytest.param((2, 2), 2, marks=pytest.mark.slow), ((2, 4), 8)])
 def test_exact_maps_and_gradients_do_not_depend_on_the_grid(cells, devices):
     found, expected = _exactly(cells, devices), _whole()
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
