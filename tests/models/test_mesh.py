@@ -33,7 +33,10 @@ RINGFORMER = dict(
     decoder=dict(name="setr", channels=8),
     aux=None,
 )
-CONVNEXT = REST | dict(encoder=dict(name="convnext", dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), drop_path=0.3))
+CONVNEXT = REST | dict(
+    regions=(2, 2),  # its regions need 32 x 32 pixels
+    encoder=dict(name="convnext", dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), drop_path=0.3),
+)
 VMAMBA = REST | dict(
     encoder=dict(name="vmamba", dims=(8, 8, 8, 16), depths=(1, 1, 1, 1), ssm_ratio=1.0, mlp_ratio=1.0, drop_path=0.3)
 )
