@@ -5,25 +5,17 @@ import dataclasses
 import numpy as np
 
 from holojax.checkpoints.keymaps.rules import (
+    ANY_LINEAR,
     CONV,
     NORM,
-    POINT_KERNEL,
     SAME,
     STEM,
-    TRANSPOSED,
     KeyMap,
-    Leaves,
     Rule,
     Transform,
 )
 
 _OUR_BLOCK = "encoder.stages.{s}.{b}"
-# The two linear layers of a block are convolutions of 1 x 1 in some files (timm's conv_mlp, mmpretrain's linear_pw_conv
-# =False); written back they are linear.
-_LINEAR: Leaves = {
-    "weight": ("kernel", Transform(POINT_KERNEL.load, TRANSPOSED.save)),
-    "bias": ("bias", SAME),
-}
 # Official V2 weights have no layer scale: beside GRN ours begins at 1, which changes nothing.
 _NO_GAMMA = (r"encoder\.stages\.\d+\.\d+\.gamma",)
 
@@ -42,7 +34,7 @@ MMSEG = KeyMap(
         Rule(_OUR_BLOCK, "backbone.stages.{s}.{b}", {"gamma": ("gamma", SAME)}),
         Rule(_OUR_BLOCK + ".depthwise", "backbone.stages.{s}.{b}.depthwise_conv", CONV),
         Rule(_OUR_BLOCK + ".norm", "backbone.stages.{s}.{b}.norm", NORM),
-        Rule(_OUR_BLOCK + ".fc{n}", "backbone.stages.{s}.{b}.pointwise_conv{n}", _LINEAR),
+        Rule(_OUR_BLOCK + ".fc{n}", "backbone.stages.{s}.{b}.pointwise_conv{n}", ANY_LINEAR),
         Rule(_OUR_BLOCK + ".grn", "backbone.stages.{s}.{b}.grn", {"gamma": ("gamma", SAME), "beta": ("beta", SAME)}),
         Rule("encoder.norms.{i}", "backbone.norm{i}", NORM),
     ),
@@ -65,7 +57,7 @@ def _timm(stem: str, stage: str) -> tuple[Rule, ...]:
         Rule(_OUR_BLOCK, block, {"gamma": ("gamma", SAME)}),
         Rule(_OUR_BLOCK + ".depthwise", block + ".conv_dw", CONV),
         Rule(_OUR_BLOCK + ".norm", block + ".norm", NORM),
-        Rule(_OUR_BLOCK + ".fc{n}", block + ".mlp.fc{n}", _LINEAR),
+        Rule(_OUR_BLOCK + ".fc{n}", block + ".mlp.fc{n}", ANY_LINEAR),
         Rule(_OUR_BLOCK + ".grn", block + ".mlp.grn", {"weight": ("gamma", SAME), "bias": ("beta", SAME)}),
     )
 
@@ -95,7 +87,7 @@ TRANSFORMERS = KeyMap(
         Rule(_OUR_BLOCK, _HF_BLOCK, {"layer_scale_parameter": ("gamma", SAME)}),
         Rule(_OUR_BLOCK + ".depthwise", _HF_BLOCK + ".dwconv", CONV),
         Rule(_OUR_BLOCK + ".norm", _HF_BLOCK + ".layernorm", NORM),
-        Rule(_OUR_BLOCK + ".fc{n}", _HF_BLOCK + ".pwconv{n}", _LINEAR),
+        Rule(_OUR_BLOCK + ".fc{n}", _HF_BLOCK + ".pwconv{n}", ANY_LINEAR),
         Rule(_OUR_BLOCK + ".grn", _HF_BLOCK + ".grn", {"weight": ("gamma", _GRN), "bias": ("beta", _GRN)}),
         Rule("encoder.norms.{i}", "backbone.hidden_states_norms.stage{i+1}", NORM),
     ),
@@ -122,8 +114,8 @@ TORCHVISION = KeyMap(
         Rule(_OUR_BLOCK, _TV_BLOCK, {"layer_scale": ("gamma", _shaped(-1, 1, 1))}),
         Rule(_OUR_BLOCK + ".depthwise", _TV_BLOCK + ".block.0", CONV),
         Rule(_OUR_BLOCK + ".norm", _TV_BLOCK + ".block.2", NORM),
-        Rule(_OUR_BLOCK + ".fc1", _TV_BLOCK + ".block.3", _LINEAR),
-        Rule(_OUR_BLOCK + ".fc2", _TV_BLOCK + ".block.5", _LINEAR),
+        Rule(_OUR_BLOCK + ".fc1", _TV_BLOCK + ".block.3", ANY_LINEAR),
+        Rule(_OUR_BLOCK + ".fc2", _TV_BLOCK + ".block.5", ANY_LINEAR),
     ),
     parts={"encoder": "backbone."},
     ignored={r"classifier\..*": "torchvision's classifier, which has a norm of its own"},

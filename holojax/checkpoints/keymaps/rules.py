@@ -235,4 +235,6 @@ PACKED_LINEAR: Leaves = {"in_proj_weight": ("kernel", TRANSPOSED), "in_proj_bias
 CONV: Leaves = {"weight": ("kernel", KERNEL), **_BIAS}
 STEM: Leaves = {"weight": ("kernel", STEM_KERNEL), **_BIAS}
 POINT_CONV: Leaves = {"weight": ("kernel", POINT_KERNEL), **_BIAS}
+# Linear layers are 1 x 1 convolutions in some files (timm's conv_mlp, VMamba's Linear2d); written back they are linear.
+ANY_LINEAR: Leaves = {"weight": ("kernel", Transform(POINT_KERNEL.load, TRANSPOSED.save)), **_BIAS}
 WINDOW_BIAS: Leaves = window_bias()

@@ -5,12 +5,11 @@ import dataclasses
 import numpy as np
 
 from holojax.checkpoints.keymaps.rules import (
+    ANY_LINEAR,
     CONV,
     NORM,
-    POINT_KERNEL,
     SAME,
     STEM,
-    TRANSPOSED,
     KeyMap,
     Leaves,
     Rule,
@@ -18,8 +17,6 @@ from holojax.checkpoints.keymaps.rules import (
 )
 
 _DIRECTIONS = 4
-# Linear layers are convolutions of 1 x 1 in some files; written back they are linear.
-_LINEAR: Leaves = {"weight": ("kernel", Transform(POINT_KERNEL.load, TRANSPOSED.save)), "bias": ("bias", SAME)}
 
 
 def _turned(x: np.ndarray) -> np.ndarray:
@@ -53,12 +50,12 @@ MMSEG = KeyMap(
         Rule("encoder.patch_embed.second.norm", "backbone.patch_embed.7", NORM),
         Rule(_OUR_BLOCK + ".norm1", _BLOCK + ".norm", NORM),
         Rule(_OUR_BLOCK + ".scan", _BLOCK + ".op", _SCAN),
-        Rule(_OUR_BLOCK + ".scan.in_proj", _BLOCK + ".op.in_proj", _LINEAR),
+        Rule(_OUR_BLOCK + ".scan.in_proj", _BLOCK + ".op.in_proj", ANY_LINEAR),
         Rule(_OUR_BLOCK + ".scan", _BLOCK + ".op.conv2d", {"weight": CONV["weight"]}),
         Rule(_OUR_BLOCK + ".scan.norm", _BLOCK + ".op.out_norm", NORM),
-        Rule(_OUR_BLOCK + ".scan.out_proj", _BLOCK + ".op.out_proj", _LINEAR),
+        Rule(_OUR_BLOCK + ".scan.out_proj", _BLOCK + ".op.out_proj", ANY_LINEAR),
         Rule(_OUR_BLOCK + ".norm2", _BLOCK + ".norm2", NORM),
-        Rule(_OUR_BLOCK + ".mlp.fc{n}", _BLOCK + ".mlp.fc{n}", _LINEAR),
+        Rule(_OUR_BLOCK + ".mlp.fc{n}", _BLOCK + ".mlp.fc{n}", ANY_LINEAR),
         Rule("encoder.downsamples.{s}.reduction", "backbone.layers.{s}.downsample.1", CONV),
         Rule("encoder.downsamples.{s}.norm", "backbone.layers.{s}.downsample.3", NORM),
         Rule("encoder.norms.{i}", "backbone.outnorm{i}", NORM),
