@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from holojax.metrics import confusion_matrix, summarize
+from holojax.errors import LabelError
+from holojax.metrics import confusion, confusion_matrix, summarize
+from holojax.parallel import DATA, REGION, Layout
+from holojax.parallel.collectives import psum
 
 
 def two_maps(seed=0, shape=(3, 8, 9), classes=4):
@@ -38,6 +42,40 @@ def test_parts_add_up():
     assert np.array_equal(parts, confusion_matrix(prediction, truth, 4))
 
 
+@pytest.mark.parametrize("pixels", [0, 1, confusion.BLOCK - 1, confusion.BLOCK, 2 * confusion.BLOCK + 77])
+def test_every_pixel_is_counted_once_whatever_their_number(pixels):
+    prediction, truth = two_maps(shape=(pixels,))
+    counted = truth != 255
+    expected = np.bincount(truth[counted].astype(int) * 4 + prediction[counted], minlength=16).reshape(4, 4)
+    assert np.array_equal(confusion_matrix(prediction, truth, 4), expected)
+
+
+@pytest.mark.parametrize(("data", "region"), [(1, 2), (2, 4)])
+def test_devices_add_up(data, region):
+    prediction, truth = two_maps(shape=(2, 4, 5, 7))
+    layout = Layout.create(data, region)
+
+    def count(prediction, truth):
+        return psum(confusion_matrix(prediction, truth, 4), (DATA, REGION))
+
+    sharded = jax.jit(layout.shard(count, in_specs=(P(DATA, REGION),) * 2, out_specs=P()))
+    assert np.array_equal(sharded(prediction, truth), confusion_matrix(prediction, truth, 4))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "message"),
+    [
+        (np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), r"\(2, 3\) and \(3, 2\)"),
+        (np.zeros(3, np.float32), np.zeros(3, np.uint8), "map of integers, found float32"),
+        (np.zeros(3, np.uint8), np.zeros(3, np.float64), "labels of integers, found float64"),
+        (*[np.broadcast_to(np.uint8(0), (2**16, 2**15))] * 2, "2147483648 pixels"),
+    ],
+)
+def test_maps_that_cannot_be_counted_are_refused(prediction, truth, message):
+    with pytest.raises(LabelError, match=message):
+        confusion_matrix(prediction, truth, 2)
+
+
 def test_what_is_no_class_is_not_counted_as_another_class():
     cm = confusion_matrix(np.array([9, 0, 1, 1]), np.array([0, 7, 0, 255]), 2)
     assert cm.tolist() == [[0, 1], [0, 0]]
@@ -63,6 +101,7 @@ def test_figures_follow_their_definitions():
     np.testing.assert_allclose(figures["f1"], [100 / 115, 50 / 65, np.nan])
     assert figures["miou"] == pytest.approx((50 / 65 + 25 / 40) / 2)
     assert figures["oa"] == pytest.approx(75 / 90)
+    assert figures["fwiou"] == pytest.approx((60 * 50 / 65 + 30 * 25 / 40) / 90)
     assert figures["macc"] == pytest.approx((50 / 60 + 25 / 30) / 2)
     assert figures["mf1"] == pytest.approx((100 / 115 + 50 / 65) / 2)
     chance = (60 * 55 + 30 * 35) / 90**2
@@ -78,7 +117,7 @@ def test_a_class_that_is_only_predicted_has_no_overlap_and_no_recall():
 
 def test_an_empty_matrix_has_no_figures():
     figures = summarize(np.zeros((2, 2), int))
-    assert all(np.isnan(figures[name]) for name in ("miou", "oa", "macc", "mf1", "kappa"))
+    assert all(np.isnan(figures[name]) for name in ("miou", "fwiou", "oa", "macc", "mf1", "kappa"))
 
 
 def test_large_matrices_are_summed_beyond_32_bits():
