@@ -239,8 +239,38 @@ TRAIN = dict(
     weight_decay=0.01,  # AdamW; not on biases, norms and position tables
     clip=0.0,  # largest global norm of the gradient; 0: no limit
     loss=(("cross_entropy", 1.0),),  # pairs (name, weight): names of LOSSES
-    average=Choice(("valid", "all")),  # cross entropy: over pixels with a label, or all
-    class_weights=None,  # cross entropy: one per class
+    losses=dict(  # options of each loss
+        dice=dict(
+            squared=True,  # p^2 + y^2 below the line (RingFormer-Seg), else p + y
+            eps=1e-5,  # added above and below, pixels
+        ),
+        soft_dice=dict(
+            classes=Choice(("present", "all")),  # what the mean is over: classes with a label, or all
+            eps=1e-5,
+        ),
+        focal=dict(
+            gamma=2.0,  # power of the probability of being wrong
+            alpha=0.5,  # sigmoid: weight of the label's class; the others have 1 - alpha
+            form=Choice(("softmax", "sigmoid")),  # sigmoid: mmseg's
+        ),
+        lovasz=dict(classes=Choice(("present", "all"))),
+        tversky=dict(
+            alpha=0.3,  # weight of what is found wrongly
+            beta=0.7,  # weight of what is missed
+            eps=1.0,  # added above and below, pixels
+        ),
+        boundary=dict(
+            inner=3,  # width of the pool that finds outlines, pixels, odd
+            outer=5,  # width of the pool that widens them, pixels, odd
+        ),
+        ohem=dict(
+            threshold=0.7,  # pixels whose class has a smaller probability are hard
+            keep=100000,  # pixels of a batch that are hard at least
+            average=Choice(("kept", "all")),  # over hard pixels, or all (mmseg)
+        ),
+    ),
+    average=Choice(("valid", "all")),  # cross entropy, focal: over pixels with a label, or all
+    class_weights=None,  # cross entropy, focal, ohem: one per class
     smoothing=0.0,  # cross entropy: share of the label's mass spread over all classes
     log_every=10,  # steps
     evaluate_every=0,  # steps; 0: at the end only
@@ -248,7 +278,7 @@ TRAIN = dict(
     keep=2,  # checkpoints kept
 )
 
-LOSSES = ("cross_entropy", "dice")
+LOSSES = ("ce", "cross_entropy", "dice", "soft_dice", "focal", "lovasz", "tversky", "boundary", "ohem")
 
 EVALUATE = dict(
     split="val",  # subfolder

@@ -1,21 +1,13 @@
-"""Dice loss as RingFormer-Seg defines it: overlap per class, jointly over all pixels of a batch."""
+"""Dice losses: RingFormer-Seg's, and the usual soft Dice. Overlap per class, jointly over all pixels of a batch."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from holojax.losses.common import Labels, Logits, Valid, counted
+from holojax.losses.common import Labels, Logits, Valid, evaluate, expect, ratio
+from holojax.losses.overlap import Overlap, overlap
 from holojax.types import Float
-
-
-class DiceSums(NamedTuple):
-    """Sums over pixels, one per class, which add up over devices."""
-
-    overlap: Float[Array, "k"]  # p y
-    total: Float[Array, "k"]  # p^2 + y^2, or p + y
 
 
 @dataclass(frozen=True)
@@ -26,24 +18,51 @@ class Dice:
     below.
     """
 
+    reads = "pixels"
+    rounds = 1
+
     ignore: int = 255
     squared: bool = True
     eps: float = 1e-5
 
-    def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> DiceSums:
+    def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> Overlap:
         """Add up over the pixels at hand, in float32; ignored and invalid pixels leave both p and y."""
-        labels, counts = counted(labels, valid, self.ignore)
-        classes = logits.shape[-1]
-        p = jax.nn.softmax(jnp.asarray(logits).astype(jnp.float32), axis=-1) * counts[..., None]
-        y = (labels[..., None] == jnp.arange(classes)) & counts[..., None]
-        pixels = tuple(range(labels.ndim))
-        overlap = jnp.where(y, p, 0).sum(pixels)
-        count = y.sum(pixels, dtype=jnp.int32).astype(jnp.float32)  # y^2 = y; exact beyond 2^24 pixels
-        return DiceSums(overlap, (p * p if self.squared else p).sum(pixels) + count)
+        return overlap(logits, labels, valid, self.ignore, squared=self.squared)
 
-    def value(self, sums: DiceSums) -> Float[Array, ""]:
-        """Turn sums into the loss: 1 minus the mean over all classes, absent ones too."""
-        return 1 - jnp.mean((2 * sums.overlap + self.eps) / (sums.total + self.eps))
+    def value(self, sums: Overlap) -> Float[Array, ""]:
+        """Turn sums into the loss: 1 minus the mean over all classes, absent ones too; 0 where no pixel counts."""
+        found = _dice(sums, self.eps).mean()
+        return jnp.where(sums.labels.any(), 1 - found, 0 * found)
+
+
+@dataclass(frozen=True)
+class SoftDice:
+    """The usual soft Dice loss in two parts: 1 - (2 sum p y + eps) / (sum p + sum y + eps), per class.
+
+    The mean is over the classes that have a labelled pixel in the batch (`classes="present"`), or over "all". The sums
+    run over batch and pixels jointly, as in smp's DiceLoss, which sums over the classes present too, but divides by
+    all. Raises ConfigError for other `classes`.
+    """
+
+    reads = "pixels"
+    rounds = 1
+
+    ignore: int = 255
+    classes: str = "present"
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        expect("soft_dice", "classes", self.classes, "'present' or 'all'", self.classes in ("present", "all"))
+
+    def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> Overlap:
+        """Add up over the pixels at hand, in float32; ignored and invalid pixels leave both p and y."""
+        return overlap(logits, labels, valid, self.ignore)
+
+    def value(self, sums: Overlap) -> Float[Array, ""]:
+        """Turn sums into the loss; 0 where no pixel counts."""
+        present = sums.labels > 0
+        taken = present if self.classes == "present" else jnp.broadcast_to(present.any(), present.shape)
+        return ratio(jnp.where(taken, 1 - _dice(sums, self.eps), 0).sum() + 0 * sums.both.sum(), taken.sum())
 
 
 def dice(
@@ -55,5 +74,18 @@ def dice(
     labelled `ignore` are out of p and y, and classes that are absent count too. RingFormer-Seg, its loss
     section.
     """
-    loss = Dice(ignore=ignore, squared=squared, eps=eps)
-    return loss.value(loss.sums(logits, labels))
+    return evaluate(Dice(ignore, squared, eps), logits, labels)
+
+
+def soft_dice(
+    logits: Logits, labels: Labels, *, ignore: int = 255, classes: str = "present", eps: float = 1e-5
+) -> Float[Array, ""]:
+    """Return the mean over classes of 1 - (2 sum p y + eps) / (sum p + sum y + eps), a float32 scalar.
+
+    `logits [... k]`, integer `labels [...]`; keywords as in `SoftDice`.
+    """
+    return evaluate(SoftDice(ignore, classes, eps), logits, labels)
+
+
+def _dice(sums: Overlap, eps: float) -> Float[Array, "k"]:
+    return ratio(2 * sums.both + eps, sums.mass + sums.labels + eps)
