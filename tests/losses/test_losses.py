@@ -1,20 +1,19 @@
 """Losses equal their definitions, count the right pixels, and add up over parts of a scene."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holojax import config, losses
 from holojax.errors import ConfigError
-from holojax.losses import CrossEntropy, Dice, cross_entropy, dice
-
-
-def a_scene(seed=0, shape=(2, 5, 7), classes=4):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, shape).astype(np.uint8)
-    labels[rng.random(shape) < 0.3] = 255
-    return rng.normal(size=(*shape, classes)).astype(np.float32), labels
+from holojax.losses import build_losses, cross_entropy, dice
+from holojax.losses.common import evaluate
+from tests.losses.every import ALL, PIXELS, a_scene, patches
 
 
 def by_hand(logits, labels):
@@ -60,67 +59,171 @@ def test_dice_is_its_formula_over_all_classes(squared):
     assert dice(logits, labels, squared=squared) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [CrossEntropy(), CrossEntropy(average="all", class_weights=(1.0, 2.0, 3.0, 4.0), smoothing=0.2), Dice()],
-)
-def test_parts_of_a_scene_add_up(loss):
-    logits, labels = a_scene(shape=(2, 6, 8))
-    whole = loss.value(loss.sums(logits, labels))
-    parts = [loss.sums(logits[:, :, i : i + 4], labels[:, :, i : i + 4]) for i in (0, 4)]
-    assert loss.value(jax.tree.map(jnp.add, *parts)) == pytest.approx(float(whole), rel=1e-6)
+def in_parts(loss, parts):
+    """Evaluate a loss of (logits, labels, valid) whose sums are added up over parts."""
+    totals = ()
+    for _ in range(loss.rounds):
+        known = loss.known(*totals) if totals else ()
+        sums = [loss.sums(*part, *known) for part in parts]
+        totals += (functools.reduce(functools.partial(jax.tree.map, jnp.add), sums),)
+    return loss.value(*totals)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(average="all"), Dice()])
-def test_invalid_pixels_change_nothing_not_even_the_gradient(loss):
-    logits, labels = a_scene(shape=(1, 4, 6))
-    padded = np.pad(logits, ((0, 0), (0, 2), (0, 1), (0, 0)), constant_values=7)
-    padded_labels = np.pad(labels, ((0, 0), (0, 2), (0, 1)))
-    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), (0, 2), (0, 1)))
-    whole, gradient = jax.value_and_grad(lambda x: loss.value(loss.sums(x, labels)))(jnp.asarray(logits))
-    same, wide = jax.value_and_grad(lambda x: loss.value(loss.sums(x, padded_labels, valid)))(jnp.asarray(padded))
-    assert same == pytest.approx(float(whole), rel=1e-6)
-    np.testing.assert_allclose(wide[:, :4, :6], gradient, atol=1e-7)
-    assert not np.any(np.asarray(wide)[~valid])
+@functools.cache
+def values_and_gradients(of):
+    """Compile value and gradient of all losses in `of`: f(logits, labels, valid)."""
+
+    def of_all(logits, labels, valid):
+        return {
+            name: jax.value_and_grad(lambda x, loss=loss: evaluate(loss, x, labels, valid))(logits)
+            for name, loss in {"all": ALL, "pixels": PIXELS}[of].items()
+        }
+
+    return jax.jit(of_all)
 
 
-def test_a_scene_without_labels_costs_nothing():
+@jax.jit
+def values_in_three(logits, labels, number):
+    parts = [(logits, labels, number == i) for i in range(3)]
+    return {name: in_parts(loss, parts) for name, loss in PIXELS.items()}
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.floats(0.01, 0.98))
+def test_sums_add_up_over_any_partition_of_the_pixels(seed, share):
+    logits, labels = a_scene(seed)
+    number = np.random.default_rng(seed).choice(3, labels.shape, p=(share, 0.01, 0.99 - share))
+    found = values_in_three(logits, labels, number)
+    whole = values_and_gradients("pixels")(logits, labels, np.ones(labels.shape, bool))
+    for name, value in found.items():
+        assert value == pytest.approx(float(whole[name][0]), rel=2e-6), name
+
+
+def test_sums_add_up_over_blocks_of_other_shapes():
     logits, labels = a_scene()
-    labels[:] = 255
-    value, gradient = jax.value_and_grad(lambda x: cross_entropy(x, labels))(jnp.asarray(logits))
-    assert value == 0
-    assert not gradient.any()
+    blocks = [(logits[:, :2], labels[:, :2], None), (logits[:1, 2:], labels[:1, 2:], None)]
+    blocks += [(logits[1, 2:].reshape(-1, 4), labels[1, 2:].reshape(-1), None)]
+    found = jax.jit(lambda blocks: {name: in_parts(loss, blocks) for name, loss in PIXELS.items()})(blocks)
+    whole = values_and_gradients("pixels")(logits, labels, np.ones(labels.shape, bool))
+    for name, value in found.items():
+        assert value == pytest.approx(float(whole[name][0]), rel=2e-6), name
 
 
-def test_a_label_beyond_the_classes_is_never_silent():
-    logits, labels = a_scene()
-    labels[0, 0, 0] = 9
-    assert np.isnan(cross_entropy(logits, labels))
+def test_invalid_pixels_change_nothing_not_even_the_gradient():
+    """Whatever they hold: NaN, and labels that are no class."""
+    logits, labels = patches(shape=(2, 7, 11))
+    wide = np.pad(logits, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=np.nan)
+    wide_labels = np.pad(labels, ((0, 0), (0, 2), (0, 2)), constant_values=9)
+    valid = np.pad(np.ones(labels.shape, bool), ((0, 0), (0, 2), (0, 2)))
+    wide[:, 3, 4], wide_labels[:, 3, 4], valid[:, 3, 4] = np.nan, 9, False
+    hole = valid[:, :7, :11]
+    calm = np.where(hole[..., None], logits, 0)
+    run = values_and_gradients("all")
+    whole, found = run(calm, np.where(hole, labels, 255), hole), run(wide, wide_labels, valid)
+    for name, (value, gradient) in found.items():
+        expected, slope = whole[name]
+        assert value == pytest.approx(float(expected), rel=1e-6), name
+        np.testing.assert_allclose(gradient[:, :7, :11], slope, atol=1e-7, err_msg=name)
+        assert np.abs(gradient).max() > 0, name
+        assert not np.any(np.asarray(gradient)[~valid]), name
+
+
+@pytest.mark.parametrize("why", ["ignored", "invalid"])
+def test_a_batch_without_labels_costs_nothing(why):
+    logits, labels = patches(shape=(2, 7, 11))
+    if why == "ignored":
+        labels[:] = 255
+    valid = np.full(labels.shape, why == "ignored")
+    for name, (value, gradient) in values_and_gradients("all")(logits, labels, valid).items():
+        assert value == 0, name
+        assert not np.any(gradient), name
+
+
+@pytest.mark.parametrize("label", [9, -1])
+def test_a_label_beyond_the_classes_is_never_silent(label):
+    logits, labels = patches(shape=(2, 7, 11))
+    labels = labels.astype(np.int32)
+    labels[0, 0, 0] = label
+    for name, (value, _) in values_and_gradients("all")(logits, labels, np.ones(labels.shape, bool)).items():
+        assert np.isnan(value), name
 
 
 def test_bfloat16_logits_are_summed_in_float32():
-    logits, labels = a_scene()
-    low = jnp.asarray(logits).astype(jnp.bfloat16)
-    for loss in (cross_entropy, dice):
-        assert loss(low, labels).dtype == jnp.float32
-        assert loss(low, labels) == pytest.approx(float(loss(low.astype(jnp.float32), labels)), rel=1e-6)
+    logits, labels = patches(shape=(2, 7, 11))
+    low, valid = jnp.asarray(logits).astype(jnp.bfloat16), np.ones(labels.shape, bool)
+    run = values_and_gradients("all")
+    found, expected = run(low, labels, valid), run(low.astype(jnp.float32), labels, valid)
+    for name, (value, gradient) in found.items():
+        assert value.dtype == jnp.float32, name
+        assert gradient.dtype == jnp.bfloat16, name
+        assert value == pytest.approx(float(expected[name][0]), rel=1e-6), name
 
 
 def test_pixels_are_counted_exactly_beyond_what_float32_counts():
     pixels = 2**24 + 3
-    sums = Dice().sums(jnp.zeros((pixels, 1), jnp.bfloat16), jnp.zeros(pixels, jnp.uint8))
-    assert int(sums.labels[0]) == pixels
-    weight = CrossEntropy().sums(jnp.zeros((pixels, 1), jnp.bfloat16), jnp.zeros(pixels, jnp.uint8)).weight
-    assert int(weight) == pixels
+    logits, labels = jnp.zeros((pixels, 1), jnp.bfloat16), jnp.zeros(pixels, jnp.uint8)
+
+    @jax.jit
+    def counts(logits, labels):
+        return {
+            "weight": losses.CrossEntropy().sums(logits, labels).weight,
+            "pixels": losses.CrossEntropy().sums(logits, labels).pixels,
+            "dice": losses.Dice().sums(logits, labels).labels[0],
+            "focal": losses.Focal().sums(logits, labels).labelled,
+            "ohem": losses.Ohem().sums(logits, labels).sum(),
+            "lovasz": losses.Lovasz().sums(logits, labels).foreground.sum(),
+        }
+
+    assert {name: int(x) for name, x in counts(logits, labels).items()} == dict.fromkeys(counts(logits, labels), pixels)
 
 
-def test_bad_settings_are_refused():
-    logits, labels = a_scene()
-    with pytest.raises(ConfigError, match="average is 'valid' or 'all', found 'mean'"):
-        cross_entropy(logits, labels, average="mean")
-    with pytest.raises(ConfigError, match="one number for each of 4 classes, found 2"):
-        cross_entropy(logits, labels, class_weights=(1.0, 2.0))
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: losses.CrossEntropy(average="mean"), "cross_entropy: average is 'valid' or 'all', found 'mean'"),
+        (lambda: losses.SoftDice(classes="some"), "soft_dice: classes is 'present' or 'all', found 'some'"),
+        (lambda: losses.Focal(gamma=-1.0), "focal: gamma is a number of at least 0, found -1.0"),
+        (lambda: losses.Focal(form="hinge"), "focal: form is 'softmax' or 'sigmoid', found 'hinge'"),
+        (lambda: losses.Tversky(beta=-0.5), "tversky: beta is a number of at least 0"),
+        (lambda: losses.Lovasz(classes="some"), "lovasz: classes is 'present' or 'all'"),
+        (lambda: losses.Ohem(threshold=1.5), "ohem: threshold is a probability, found 1.5"),
+        (lambda: losses.Boundary(inner=2), "boundary: inner is an odd number of pixels, found 2"),
+        (lambda: cross_entropy(*a_scene(), class_weights=(1.0, 2.0)), "one number for each of 4 classes, found 2"),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_the_schema_knows_every_loss():
     assert tuple(losses.LOSSES) == config.LOSSES
+    assert set(config.TRAIN["losses"]) < set(config.LOSSES)
+
+
+@pytest.mark.parametrize("kind", ["ConfigDict", "dict"])
+def test_losses_are_built_from_a_configuration(kind):
+    train = dict(
+        loss=(("ce", 1.0), ("focal", 0.5), ("ohem", 2.0), ("tversky", 1.0), ("lovasz", 1.0)),
+        average="all",
+        class_weights=(1.0, 3.0),
+        smoothing=0.1,
+        losses=dict(focal=dict(gamma=3.0), ohem=dict(keep=7), tversky=dict(alpha=0.4, beta=0.6)),
+    )
+    whole = dict(model=dict(classes=2), train=train)
+    made = config.experiment(**whole).train if kind == "ConfigDict" else config.complete(whole)["train"]
+    assert build_losses(made) == (
+        ("ce", losses.CrossEntropy(average="all", class_weights=(1.0, 3.0), smoothing=0.1), 1.0),
+        ("focal", losses.Focal(gamma=3.0, average="all", class_weights=(1.0, 3.0)), 0.5),
+        ("ohem", losses.Ohem(keep=7, class_weights=(1.0, 3.0)), 2.0),
+        ("tversky", losses.Tversky(alpha=0.4, beta=0.6), 1.0),
+        ("lovasz", losses.Lovasz(), 1.0),
+    )
+
+
+def test_all_losses_build_with_the_defaults():
+    """What the schema says is what the losses say."""
+    train = config.complete(dict(train=dict(loss=tuple((name, 1.0) for name in losses.LOSSES))))["train"]
+    for name, loss, weight in build_losses(train):
+        assert (loss, weight) == (losses.LOSSES[name](), 1.0)
+        assert loss.reads in ("pixels", "map", "queries")

@@ -1,4 +1,4 @@
-"""Make the fixtures of losses: torch's cross entropy, and the formulas of mmseg, smp and papers written out in torch."""
+"""Make the fixtures of losses: torch's cross entropy; formulas of mmseg, smp and papers written out in torch."""
 
 import pathlib
 
