@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from holojax.errors import ConfigError
+from holojax.ops.resize_conv import convolve
 from holojax.ops.windows import Sides
 from holojax.parallel.collectives import psum
 from holojax.types import Bool, Float, KeyMask, KeysValues, Queries
@@ -68,11 +70,16 @@ class Borders(abc.ABC):
 
     @abc.abstractmethod
     def map_pooled(
-        self, f: Callable[[jax.Array, Borders], jax.Array], x: Float[jax.Array, "n h w c"], bins: int
+        self,
+        f: Callable[[jax.Array, Borders], jax.Array],
+        x: Float[jax.Array, "n h w c"],
+        bins: int,
+        kernel: Float[jax.Array, "i j e d"] | None = None,
     ) -> Float[jax.Array, "n h w d"]:
         """Average the surroundings adaptively to bins x bins places, apply f(pooled, borders), and resize to the map.
 
-        `pooled` is [m s s c], one map a surrounding; the borders handed to `f` are those of such maps.
+        `pooled` is [m s s c], one map a surrounding; the borders handed to `f` are those of such maps. With a `kernel`
+        the resized map is convolved as by `resize_conv`.
         """
 
     @abc.abstractmethod
@@ -80,6 +87,22 @@ class Borders(abc.ABC):
         self, x: Float[jax.Array, "n h w c"], size: tuple[int, int], method: str = "bilinear"
     ) -> Float[jax.Array, "n i j c"]:
         """Resize maps to `size` = (rows, columns) of a region, with the numerics of `holojax.ops.resize`."""
+
+    def resize_conv(
+        self, x: Float[jax.Array, "n h w c"], kernel: Float[jax.Array, "i j c d"], size: tuple[int, int]
+    ) -> Float[jax.Array, "n H W d"]:
+        """Resize maps bilinearly and convolve them at that size: a kernel of odd sides, zeros beyond the surroundings."""
+        return self._convolve(self.resize(x, size), kernel)
+
+    @abc.abstractmethod
+    def row_blocks(
+        self, x: Float[jax.Array, "n h w c"], size: tuple[int, int], rows: int
+    ) -> tuple[Any, Callable[[Any], jax.Array]]:
+        """Resize maps bilinearly as `resize`, block of rows by block of rows, so that the result never exists whole.
+
+        Returns arrays whose first axis counts blocks (what `jax.lax.scan` runs over), and a function from one block of
+        them to its `rows` rows of the result [n rows W c]; the last block is filled up. All that is sent is sent here.
+        """
 
     @abc.abstractmethod
     def spread(
@@ -140,6 +163,44 @@ class Borders(abc.ABC):
         """Attend over all tokens that a region may see: [n t k d] each; `kv_mask` [n t] hides keys."""
 
     @abc.abstractmethod
+    def cross_attend(
+        self,
+        q: Float[jax.Array, "m q k d"],
+        k: KeysValues,
+        v: KeysValues,
+        kv_mask: KeyMask | None = None,
+        mask: Bool[jax.Array, "n q t"] | None = None,
+    ) -> Float[jax.Array, "m q k d"]:
+        """Let queries of each surrounding (`per_surrounding`) read the tokens [n t k d] of all its regions.
+
+        One softmax over all of them. Tokens that `kv_mask` [n t] hides are seen by nobody (as in `attend`); `mask`
+        says what each query wants to see, and one that would see nothing in all the surroundings sees everything.
+        """
+
+    @abc.abstractmethod
+    def surroundings(self, n: int) -> int:
+        """Count the surroundings of n regions: m = n when isolated, the number of scenes when exact."""
+
+    @abc.abstractmethod
+    def per_surrounding(self, x: jax.Array, n: int) -> jax.Array:
+        """Give every surrounding of n regions a copy of a parameter: [...] to [m ...]."""
+
+    @abc.abstractmethod
+    def per_region(self, x: jax.Array) -> jax.Array:
+        """Give every region what its surrounding has: [m ...] to [n ...]."""
+
+    @abc.abstractmethod
+    def add_regions(self, x: jax.Array) -> jax.Array:
+        """Add up what the regions of each surrounding have: [n ...] to [m ...], the way back of `per_region`."""
+
+    @abc.abstractmethod
+    def span(self, height: int, width: int) -> tuple[Float[jax.Array, " m"], Float[jax.Array, " m"]]:
+        """Return rows and columns of the surroundings up to the last that counts, in places of this size (m = n or 1).
+
+        `places` lie from 0 to less than these.
+        """
+
+    @abc.abstractmethod
     def key_mask(self, height: int, width: int, extra: int = 0) -> Bool[jax.Array, "n t"] | None:
         """Return which keys `attend` has to hide: `extra` tokens without a place, then a map's. None: none of them.
 
@@ -149,6 +210,11 @@ class Borders(abc.ABC):
     @abc.abstractmethod
     def valid_tokens(self, height: int, width: int) -> Bool[jax.Array, "n h w"] | None:
         """Say which places of a map of this size cover any valid pixel; None: all of them."""
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolve at the same size."""
+        rows, cols = (side // 2 for side in kernel.shape[:2])
+        return convolve(self.pad(x, rows, rows, cols, cols), kernel)
 
     def moments(
         self, x: Float[jax.Array, "n h w c"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from holojax.borders.base import Borders, WindowFunction, check_widths, keep
 from holojax.borders.isolated import Isolated
 from holojax.errors import ConfigError, LayoutError
 from holojax.ops import windows
-from holojax.ops.resize import interpolate, resize, source_weights
+from holojax.ops.cross_attention import cross_attend
+from holojax.ops.resize import blend_rows, cut_rows, interpolate, resize, source_weights
 from holojax.ops.sample import bilinear_gather
 from holojax.ops.scan import affine_scan
 from holojax.ops.selective_scan import selective_scan
@@ -116,40 +118,31 @@ class Exact(Borders):
             return resize(self.hide(x), size, method)
         if method != "bilinear":
             raise ConfigError(f"resize across borders: expected bilinear or nearest, found {method!r}.")
-        rows, cols = (int(to > of) for of, to in zip(x.shape[1:3], size, strict=True))
-        marked = self._fold(halo(self._marked(x), rows, rows, cols, cols, self.shard))
+        marked = self._edged(x, size)
         for axis, of, to in zip((1, 2), x.shape[1:3], size, strict=True):
-            if to < of:
-                marked = jnp.pad(marked, [(1, 1) if d == axis else (0, 0) for d in range(4)])
-            if to != of:
-                marked = interpolate(marked, to, axis)
+            marked = interpolate(marked, to, axis) if to != of else lax.slice_in_dim(marked, 1, of + 1, axis=axis)
         return _ratio(marked[..., :-1], marked[..., -1:])
 
-    def map_pooled(self, f, x, bins):
+    def row_blocks(self, x, size, rows):
+        """Resize the scene, block by block; sends what `resize` sends."""
+        (height, width), of = size, x.shape[2]
+        blocks = cut_rows(self._edged(x, size), height, rows)
+
+        def draw(block):
+            marked = blend_rows(*block)
+            marked = interpolate(marked, width, 2) if width != of else marked[:, :, 1:-1]
+            return _ratio(marked[..., :-1], marked[..., -1:])
+
+        return blocks, draw
+
+    def map_pooled(self, f, x, bins, kernel=None):
         """Average the scene adaptively, once per scene; all devices hold the pooled maps.
 
         The bins are those of the scene's valid extent, their averages those of the valid places in them.
-        Sends bins^2 (c + 1) float32 sums a scene.
+        Sends bins^2 (c + 1) float32 sums a scene; with a `kernel` what `pad` sends, too.
         """
-        h, w = x.shape[1:3]
-        bounds = []
-        for place, extent in zip(self.places(h, w), self._extents(h, w), strict=True):
-            first = jnp.arange(bins) * extent[:, None] // bins
-            last = -(-(jnp.arange(bins) + 1) * extent[:, None] // bins)
-            place = self._regions(place)[:, :, None]
-            bounds.append(((place >= first[:, None, :, None]) & (place < last[:, None, :, None])).astype(x.dtype))
-        marked = self._marked(x)
-        sums = psum(_einsum("brsh,brhwc,brtw->bstc", bounds[0], marked, bounds[1]), (self.shard.axis,))
-        count = sums[..., -1:]
-        pooled = (sums[..., :-1] / jnp.maximum(count, 1)).astype(x.dtype)
-        filled = None if self.valid is None else count[..., 0] > 0
-        inner = Isolated(valid=filled, axes=tuple(a for a in self.axes if a != self.shard.axis))
-        y = f(pooled, inner)
-        if filled is None:
-            return self._spread(y, h, w, "bilinear").astype(y.dtype)
-        found = keep(filled, jnp.concatenate([y, jnp.ones_like(y[..., :1])], -1))
-        spread = self._spread(found, h, w, "bilinear")
-        return _ratio(spread[..., :-1], spread[..., -1:]).astype(y.dtype)
+        y = self._map_pooled(f, x, bins)
+        return y if kernel is None else self._convolve(y, kernel)
 
     def spread(self, table, height, width, method="bicubic"):
         """Resize a table to the scene's valid extent and return the part of every region."""
@@ -242,13 +235,47 @@ class Exact(Borders):
 
         Sends what the cheapest plan states (`parallel.exchange`).
         """
-
-        def join(x: jax.Array) -> jax.Array:
-            return rearrange(self._regions(x), "b r t ... -> b (r t) ...")
-
-        q, k, v, kv_mask = jax.tree.map(join, (q, k, v, kv_mask))
+        q, k, v, kv_mask = jax.tree.map(self._join_tokens, (q, k, v, kv_mask))
         out = scene_attention(q, k, v, axis_name=self.shard.axis, exchange="hybrid", kv_mask=kv_mask)
         return rearrange(out, "b (r t) k d -> (b r) t k d", r=self._local)
+
+    def cross_attend(self, q, k, v, kv_mask=None, mask=None):
+        """Let queries of the scenes [b q k d] read the tokens of all regions under one softmax.
+
+        Every device reads its own tokens; a maximum and a sum over devices join what they found. Sends, float32 each,
+        with `mask` one number a query, then one and d + 1 a query and head; backward the queries' gradient.
+        """
+        q = vary(q, (self.shard.axis,))
+        k, v, kv_mask = jax.tree.map(self._join_tokens, (k, v, kv_mask))
+        if mask is not None:
+            mask = rearrange(self._regions(mask), "b r q t -> b q (r t)")
+        return cross_attend(
+            q, k, v, kv_mask, mask, lambda x: pmax(x, (self.shard.axis,)), lambda x: psum(x, (self.shard.axis,))
+        )
+
+    def surroundings(self, n):
+        """Count the scenes."""
+        return self.scenes
+
+    def per_surrounding(self, x, n):
+        """Give every scene a copy of a parameter, the same on all devices that hold it."""
+        # Typed as differing between scenes before it is repeated: so its gradient is summed over them once.
+        x = vary(x, tuple(a for a in self.axes if a != self.shard.axis))
+        return jnp.broadcast_to(x, (self.scenes, *x.shape))
+
+    def per_region(self, x):
+        """Give every region what its scene has."""
+        # Typed as differing between devices before it is repeated: so its gradient is summed over them once a scene.
+        return jnp.repeat(vary(x, (self.shard.axis,)), self._local, axis=0)
+
+    def add_regions(self, x):
+        """Add up what the regions of each scene have; sends it once a scene, in float32."""
+        return psum(self._regions(x).sum(1, dtype=jnp.float32), (self.shard.axis,)).astype(x.dtype)
+
+    def span(self, height, width):
+        """Count the scene's rows and columns up to the last valid one; sends two numbers a scene."""
+        extents = (extent.astype(jnp.float32) for extent in self._extents(height, width))
+        return tuple(jnp.repeat(extent, self._local) for extent in extents)
 
     def key_mask(self, height, width, extra=0):
         """Hide invalid tokens, and all copies of the extra ones but that of the scene's first region."""
@@ -297,10 +324,20 @@ class Exact(Borders):
     def _fold(self, x: jax.Array) -> jax.Array:
         return rearrange(x, "b r ... -> (b r) ...")
 
+    def _join_tokens(self, x: jax.Array) -> jax.Array:
+        """Put the tokens of a scene's regions on this device together: [n t ...] to [b (r t) ...]."""
+        return rearrange(self._regions(x), "b r t ... -> b (r t) ...")
+
     def _marked(self, x: jax.Array) -> jax.Array:
         """Return the regions of a map [b r h w c + 1], invalid places zero; the last channel is 1 where valid."""
         present = self.hide(jnp.ones_like(x[..., :1]))
         return self._regions(jnp.concatenate([self.hide(x), present], -1))
+
+    def _edged(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """Return a marked map [n h + 2 w + 2 c + 1] with what lies beyond its edges; zeros where it does not grow."""
+        rows, cols = (int(to > of) for of, to in zip(x.shape[1:3], size, strict=True))
+        marked = self._fold(halo(self._marked(x), rows, rows, cols, cols, self.shard))
+        return jnp.pad(marked, ((0, 0), (1 - rows, 1 - rows), (1 - cols, 1 - cols), (0, 0)))
 
     def _sum(self, x: jax.Array) -> jax.Array:
         """Sum a map over its scene, float32 [b c]."""
@@ -308,9 +345,29 @@ class Exact(Borders):
 
     def _per_region(self, x: jax.Array) -> jax.Array:
         """Give every region its scene's numbers: [b c] to [n 1 1 c]."""
-        # Typed as differing between devices before it is repeated: so its gradient is summed over them once a scene.
-        x = vary(x, (self.shard.axis,))
-        return jnp.repeat(x, self._local, axis=0)[:, None, None]
+        return self.per_region(x)[:, None, None]
+
+    def _map_pooled(self, f: Callable[[jax.Array, Borders], jax.Array], x: jax.Array, bins: int) -> jax.Array:
+        """Average the scene adaptively, apply `f` and resize."""
+        h, w = x.shape[1:3]
+        bounds = []
+        for place, extent in zip(self.places(h, w), self._extents(h, w), strict=True):
+            first = jnp.arange(bins) * extent[:, None] // bins
+            last = -(-(jnp.arange(bins) + 1) * extent[:, None] // bins)
+            place = self._regions(place)[:, :, None]
+            bounds.append(((place >= first[:, None, :, None]) & (place < last[:, None, :, None])).astype(x.dtype))
+        marked = self._marked(x)
+        sums = psum(_einsum("brsh,brhwc,brtw->bstc", bounds[0], marked, bounds[1]), (self.shard.axis,))
+        count = sums[..., -1:]
+        pooled = (sums[..., :-1] / jnp.maximum(count, 1)).astype(x.dtype)
+        filled = None if self.valid is None else count[..., 0] > 0
+        inner = _Pooled(valid=filled, axes=tuple(a for a in self.axes if a != self.shard.axis))
+        y = f(pooled, inner)
+        if filled is None:
+            return self._spread(y, h, w, "bilinear").astype(y.dtype)
+        found = keep(filled, jnp.concatenate([y, jnp.ones_like(y[..., :1])], -1))
+        spread = self._spread(found, h, w, "bilinear")
+        return _ratio(spread[..., :-1], spread[..., -1:]).astype(y.dtype)
 
     def _extents(self, height: int, width: int) -> list[jax.Array]:
         """Return how many rows and columns of maps of this size each scene has, int32 [b]; at least 1."""
@@ -358,6 +415,24 @@ class Exact(Borders):
         beyond = length + size - 1 - x.shape[axis]
         x = jnp.pad(x, [(0, max(beyond, 0) if d == axis else 0) for d in range(x.ndim)])
         return slice_each(x, size - 1 - begin, length, axis), begin
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pooled(Isolated):
+    """Borders of the pooled map of a scene; bins without a valid place are not seen."""
+
+    def hide(self, x, value=0):
+        """Set bins without a valid place to `value`."""
+        return keep(self.valid, x, value)
+
+    def sum(self, x):
+        """Sum over the bins with a valid place."""
+        return super().sum(self.hide(x))
+
+    def mean(self, x):
+        """Average over the bins with a valid place."""
+        count = x[0, ..., 0].size if self.valid is None else self.valid.sum((1, 2))[:, None, None, None]
+        return self.sum(x) / jnp.maximum(count, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,13 @@ from holojax.borders.base import Borders, WindowFunction, check_widths
 from holojax.errors import ConfigError
 from holojax.ops import windows
 from holojax.ops.attention import attend
-from holojax.ops.resize import bin_edges, pool, resize, source_weights
+from holojax.ops.cross_attention import cross_attend
+from holojax.ops.resize import bin_edges, blend_rows, cut_rows, extend_edges, pool, resize, source_weights
+from holojax.ops.resize_conv import resize_conv
 from holojax.ops.sample import bilinear_sample
 from holojax.ops.scan import linear_scan
 from holojax.ops.selective_scan import selective_scan
-from holojax.ops.varying import align
+from holojax.ops.varying import align, vary
 from holojax.types import Bool, KeyMask, KeysValues, Queries
 
 _AXES = {"rows": 1, "cols": 2}
@@ -81,9 +83,19 @@ class Isolated(Borders):
         """Resize within the region: its edge pixels are repeated beyond its edge."""
         return resize(x, size, method)
 
-    def map_pooled(self, f, x, bins):
+    def row_blocks(self, x, size, rows):
+        """Resize within the region, block by block."""
+        blocks = cut_rows(extend_edges(x, 1), size[0], rows)
+        return blocks, lambda block: resize(blend_rows(*block), (rows, size[1]))
+
+    def resize_conv(self, x, kernel, size):
+        """Resize within the region and convolve; where the map grows, the products are taken before that."""
+        return resize_conv(x, kernel, size)
+
+    def map_pooled(self, f, x, bins, kernel=None):
         """Average the region adaptively and spread the result over it."""
-        return resize(f(pool(x, bins), self), x.shape[1:3])
+        y, size = f(pool(x, bins), self), x.shape[1:3]
+        return resize(y, size) if kernel is None else resize_conv(y, kernel, size)
 
     def spread(self, table, height, width, method="bicubic"):
         """Resize a table to the region."""
@@ -127,6 +139,32 @@ class Isolated(Borders):
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over the region's tokens; invalid ones take part unless `kv_mask` says otherwise."""
         return attend(q, k, v, kv_mask)[0]
+
+    def cross_attend(self, q, k, v, kv_mask=None, mask=None):
+        """Let each region's queries read its own tokens."""
+        return cross_attend(q, k, v, kv_mask, mask)
+
+    def surroundings(self, n):
+        """Count the regions: each is its own surroundings."""
+        return n
+
+    def per_surrounding(self, x, n):
+        """Give every region a copy of a parameter."""
+        # Typed as differing between devices before it is repeated: so its gradient is summed over them once.
+        x = vary(x, self.axes)
+        return jnp.broadcast_to(x, (n, *x.shape))
+
+    def per_region(self, x):
+        """Return what each region has already."""
+        return x
+
+    def add_regions(self, x):
+        """Return what each region has: there is no other to be added."""
+        return x
+
+    def span(self, height, width):
+        """Count the region's rows and columns; padding inside it counts."""
+        return jnp.full(1, height, jnp.float32), jnp.full(1, width, jnp.float32)
 
     def key_mask(self, height, width, extra=0):
         """Hide no key: here invalid tokens take part."""

@@ -72,6 +72,22 @@ def maxima(block: Shape, *, itemsize: int = 4, backward: bool = False) -> dict[s
     return add(psum(_per_scene(block), itemsize=itemsize), psum(_per_scene(block), _per_scene(block)))
 
 
+def per_scene(shape: Shape) -> dict[str, int]:
+    """What the regions of a scene have, summed in float32, `shape` [b ...]; backward nothing."""
+    return psum(shape)
+
+
+def cross_attend(queries: Shape, *, masked: bool, backward: bool = False) -> dict[str, int]:
+    """For queries [b q k d] a maximum, a sum, and d sums a head, and with a mask of their own whether it shows any.
+
+    Backward the gradient of the queries, which are the same on all devices.
+    """
+    b, q, heads, width = queries
+    if backward:
+        return psum(queries)
+    return psum((b, q, heads, width + 2), *[(b, q)] * masked)
+
+
 def moments(channels: int, *, backward: bool = False) -> dict[str, int]:
     """Sums, then squared distances from the mean, and the count, float32, over all scenes.
 

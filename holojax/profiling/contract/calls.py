@@ -89,10 +89,23 @@ def _extents(call: Call, height: int, width: int) -> Stated:
 
 
 def _map_pooled(call: Call, bins: int, **_: Any) -> Stated:
-    return {None: contract.map_pooled(call.block(), bins, 0, masked=False), **_extents(call, *call.block()[2:4])}
+    sums = contract.map_pooled(call.block(), bins, 0, masked=False)
+    edges = _edges(call, call.block()[2:4]) if call.arguments["kernel"] is not None else {}
+    return {None: add(sums, edges), **_extents(call, *call.block()[2:4])}
 
 
-def _resize(call: Call, size: tuple[int, int], method: str) -> Stated:
+def _resize_conv(call: Call, size: tuple[int, int]) -> Stated:
+    return {**_resize(call, size), None: _edges(call, size)}
+
+
+def _edges(call: Call, size: tuple[int, int]) -> dict[str, int]:
+    """What is sent before a map of this size meets the call's kernel."""
+    rows, cols, channels, _ = call.arguments["kernel"].shape
+    block = (*call.block()[:2], *size, channels)
+    return halo(block, (rows // 2, rows // 2, cols // 2, cols // 2), call.grid, itemsize=call.itemsize())
+
+
+def _resize(call: Call, size: tuple[int, int], method: str = "bilinear", **_: Any) -> Stated:
     """A map that is enlarged to several sizes sends its edge once."""
     if method == "nearest":
         return {}
@@ -128,7 +141,10 @@ def _own(formula: Callable[..., dict[str, int]]) -> Callable[..., Stated]:
 
 # A formula for every method; arguments that are no arrays are handed on by their names.
 _STATED: dict[str, Callable[..., Stated]] = {
-    **dict.fromkeys(("hide", "places", "key_mask", "valid_tokens", "extent"), _nothing),
+    **dict.fromkeys(
+        ("hide", "places", "key_mask", "valid_tokens", "extent", "surroundings", "per_surrounding", "per_region"),
+        _nothing,
+    ),
     "pad": _own(lambda call, **widths: halo(call.block(), tuple(widths.values()), call.grid, itemsize=call.itemsize())),
     "roll": _own(lambda call, rows, cols: roll(call.block(), rows, cols, call.grid, itemsize=call.itemsize())),
     "map_windows": _own(
@@ -138,6 +154,8 @@ _STATED: dict[str, Callable[..., Stated]] = {
     ),
     "map_pooled": _map_pooled,
     "resize": _resize,
+    "resize_conv": _resize_conv,
+    "row_blocks": _resize,
     "spread": lambda call, height, width, **_: _extents(call, height, width),
     "sum": _own(lambda call: contract.sums(call.block())),
     "mean": _own(lambda call: contract.means(call.block())),
@@ -148,6 +166,11 @@ _STATED: dict[str, Callable[..., Stated]] = {
     "selective_scan": _own(_selective_scan),
     "sample": _own(lambda call: ring_sum(call.block(), call.devices, itemsize=call.itemsize())),
     "attend": _attend,
+    "cross_attend": lambda call, **_: {
+        None: contract.cross_attend(call.arguments["q"].shape, masked=_is_array(call.arguments["mask"]))
+    },
+    "add_regions": _own(lambda call: contract.per_scene((call.scenes, *call.arguments["x"].shape[1:]))),
+    "span": lambda call, height, width: _extents(call, height, width),
 }
 
 
