@@ -1,5 +1,20 @@
-"""Metrics that add up: integer confusion matrices first, ratios once at the end."""
+"""Metrics that add up: integer counts first, ratios once at the end."""
 
+from holojax.metrics.boundary import boundary_counts, summarize_boundary
 from holojax.metrics.confusion import confusion_matrix, summarize
+from holojax.metrics.counts import Counts, join_counts, split_counts
+from holojax.metrics.seam import grid_seams, region_seam_counts, seam_counts, summarize_seam
 
-__all__ = ["confusion_matrix", "summarize"]
+__all__ = [
+    "Counts",
+    "boundary_counts",
+    "confusion_matrix",
+    "grid_seams",
+    "join_counts",
+    "region_seam_counts",
+    "seam_counts",
+    "split_counts",
+    "summarize",
+    "summarize_boundary",
+    "summarize_seam",
+]

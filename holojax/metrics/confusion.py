@@ -26,7 +26,34 @@ def confusion_matrix(prediction: Array | ndarray, labels: Array | ndarray, class
     Raises:
         LabelError: the shapes differ, a map is no integer, or there are 2^31 pixels, more than 32 bits can count.
     """
-    return _count(*check_maps(prediction, labels), classes, ignore)
+    prediction, labels = check_maps(prediction, labels)
+    return count_pairs(labels, prediction, (classes, classes), ignore)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))  # here, so that outside of `jax.jit` it is compiled but once
+def count_pairs(first: Array, second: Array, sizes: tuple[int, int], ignore: int = -1) -> Array:
+    """Count how often each pair of numbers comes, int32 `[sizes]`, of two integer arrays of one shape.
+
+    Pairs with a number below 0 or beyond its size, or with a first number `ignore`, are not counted.
+    """
+    first, second = align(first.ravel(), second.ravel())
+    pixels, cells = first.size, sizes[0] * sizes[1]
+    if not pixels:
+        return jnp.zeros(sizes, jnp.int32)
+    block = min(BLOCK, pixels)
+
+    def add(turn: Array, table: Array) -> Array:
+        # The last block is drawn back to end with the map; what was counted before is left out.
+        start = jnp.minimum(turn * block, pixels - block)
+        i, j = (lax.dynamic_slice_in_dim(x, start, block).astype(jnp.int32) for x in (first, second))
+        place = jnp.arange(block, dtype=jnp.int32)
+        counts = (i >= 0) & (i < sizes[0]) & (j >= 0) & (j < sizes[1]) & (i != ignore)
+        cell = jnp.where(counts & (start + place >= turn * block), i * sizes[1] + j, cells)
+        return table.at[cell * LANES + place % LANES].add(1, mode="promise_in_bounds")
+
+    table, _ = align(jnp.zeros((cells + 1) * LANES, jnp.int32), first)
+    table = lax.fori_loop(0, -(-pixels // block), add, table)
+    return table.reshape(-1, LANES).sum(1)[:-1].reshape(sizes)
 
 
 def check_maps(prediction: Array | ndarray, labels: Array | ndarray) -> tuple[Array, Array]:
@@ -61,12 +88,6 @@ def _count(prediction: Array, labels: Array, classes: int, ignore: int) -> Array
     table, _ = align(jnp.zeros((cells + 1) * LANES, jnp.int32), labels)
     table = lax.fori_loop(0, -(-pixels // block), add, table)
     return table.reshape(-1, LANES).sum(1)[:-1].reshape(classes, classes)
-
-
-def is_class(prediction: Array, labels: Array, classes: int, ignore: int) -> Array:
-    """Say where a pixel counts: its label is a class that is not ignored, and its prediction is a class."""
-    inside = (labels >= 0) & (labels < classes) & (prediction >= 0) & (prediction < classes)
-    return inside & (labels != ignore)
 
 
 def summarize(cm: Array | ndarray) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""How well the boundaries of classes are drawn, wherever regions end: counts that add up, and figures of them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from holojax.borders import ISOLATED, Borders
+from holojax.errors import ConfigError
+from holojax.metrics.confusion import check_maps, count_pairs, mean_known, ratio
+from holojax.types import Bool
+
+_BITS = 32  # classes in one word of a set
+
+
+def boundary_counts(
+    prediction: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    classes: int,
+    width: int,
+    valid: Bool[Array, "n h w"] | None = None,
+    borders: Borders = ISOLATED,
+    ignore: int = 255,
+) -> Array:
+    """Count pixels at the boundaries of classes in a map and its truth `[n h w]`, int32 `[7 classes]`.
+
+    Distances are Chebyshev's: a pixel's surroundings within `width` are a square of 2 `width` + 1. The *band* of a
+    class are its pixels with another class within `width`, its *contour* those with another class next to them (8
+    neighbours). Rows: pixels of the map's band; of the truth's; of both at once; of the map's contour; those of
+    them with the truth's contour of the class within `width`; of the truth's contour; those of them with the
+    map's within `width`.
+
+    Pixels that are not `valid`, labelled `ignore` or without a class in either map do not exist; next to them, and at
+    the scene's edge, is no boundary. Counts add up over regions, devices and scenes. With `borders.Exact` regions see
+    `width` + 1 pixels of their neighbours, so that counts do not depend on the regions; sent are those strips of one
+    word per 32 classes and map.
+
+    Raises:
+        LabelError: as `confusion_matrix`.
+        ConfigError: a width below 1.
+    """
+    if width < 1:
+        raise ConfigError(f"Boundaries need a width of at least 1 pixel, found {width}.")
+    maps, sets = _read(*check_maps(prediction, labels), valid, classes, ignore)
+    return _count(maps, borders.pad(sets, *[width + 1] * 4), classes, width)
+
+
+def summarize_boundary(counts: Array | np.ndarray) -> dict[str, Any]:
+    """Take the figures of `boundary_counts`, as fractions in float64.
+
+    Per class `boundary_iou` (Cheng et al. 2021, equation 5: intersection over union of the bands; unlike their code,
+    which counts the edge of the picture as a boundary) and `boundary_f1` (Csurka et al. 2013: the harmonic mean of
+    the shares of either contour that the other one comes near; here of the whole split, not averaged over scenes).
+    NaN where neither map has a boundary of the class. `mean_boundary_iou` and `mean_boundary_f1` leave NaN out.
+    """
+    drawn, true, both, contour, matched, true_contour, found = np.asarray(counts).astype(np.float64)
+    precision, recall = np.nan_to_num(ratio(matched, contour)), np.nan_to_num(ratio(found, true_contour))
+    f1 = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
+    f1 = np.where(contour + true_contour > 0, f1, np.nan)
+    iou = ratio(both, drawn + true - both)
+    return {
+        "boundary_iou": iou,
+        "boundary_f1": f1,
+        "mean_boundary_iou": mean_known(iou),
+        "mean_boundary_f1": mean_known(f1),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _read(
+    prediction: Array, labels: Array, valid: Array | None, classes: int, ignore: int
+) -> tuple[tuple[Array, Array], Array]:
+    """Return both maps, -1 where a pixel does not exist, and the sets of both."""
+    maps = prediction.astype(jnp.int32), labels.astype(jnp.int32)
+    exists = (maps[1] != ignore) if valid is None else (maps[1] != ignore) & valid
+    for x in maps:
+        exists &= (x >= 0) & (x < classes)
+    maps = tuple(jnp.where(exists, x, -1) for x in maps)
+    return maps, jnp.concatenate([_as_sets(x, classes) for x in maps], -1)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _count(maps: tuple[Array, Array], wide: Array, classes: int, width: int) -> Array:
+    """Count as `boundary_counts`; the sets `wide` reach out by `width` + 1."""
+    own = wide[:, 1:-1, 1:-1]
+    contours = _only_where(_others(own, _union(wide, 1)), own)
+    bands = _others(own[:, width:-width, width:-width], _union(own, width))
+    around = _union(contours, width)
+    contours = contours[:, width:-width, width:-width]
+    tables = []
+    hit = bands[..., 0] & bands[..., 1] & (maps[0] == maps[1])
+    for this, other in ((0, 1), (1, 0)):
+        contour = _half(contours, this)
+        matched = contour & _half(around, other)  # a contour has but the bit of its pixel's class
+        flags = bands[..., this], hit, (contour != 0).any(-1), (matched != 0).any(-1)
+        code = sum(flag.astype(jnp.int32) << bit for bit, flag in enumerate(flags))
+        pairs = count_pairs(maps[this], code, (classes, 1 << len(flags)))
+        tables.append([pairs[:, np.arange(1 << len(flags)) >> bit & 1 == 1].sum(1) for bit in range(len(flags))])
+    (band, hits, contour, matched), (true_band, _, true_contour, found) = tables
+    return jnp.stack([band, true_band, hits, contour, matched, true_contour, found])
+
+
+def _as_sets(classes_of: Array, classes: int) -> Array:
+    """Turn numbers of classes `[n h w]` into sets of one class, or none (-1): uint32 `[n h w words]`."""
+    words = jnp.arange(-(-classes // _BITS))
+    number = classes_of[..., None] - _BITS * words
+    bit = jnp.uint32(1) << jnp.clip(number, 0, _BITS - 1).astype(jnp.uint32)
+    return jnp.where((number >= 0) & (number < _BITS), bit, jnp.uint32(0))
+
+
+def _half(sets: Array, which: int) -> Array:
+    """Return the sets of one of the two maps."""
+    words = sets.shape[-1] // 2
+    return sets[..., which * words : (which + 1) * words]
+
+
+def _others(own: Array, near: Array) -> Array:
+    """Say for either map where a pixel that has a class has another one near it: `[n h w 2]`."""
+    both = [(_half(own, i), _half(near, i)) for i in range(2)]
+    return jnp.stack([(mine != 0).any(-1) & ((around & ~mine) != 0).any(-1) for mine, around in both], -1)
+
+
+def _only_where(keep: Array, sets: Array) -> Array:
+    """Empty the sets of either map where `keep` [n h w 2] says no."""
+    return jnp.where(jnp.repeat(keep, sets.shape[-1] // 2, -1), sets, jnp.uint32(0))
+
+
+def _union(sets: Array, reach: int) -> Array:
+    """Unite the sets in a square of `reach` places on each side; the map shrinks by as much."""
+    for axis in (1, 2):
+        # Two stretches of a power of two cover any length; each doubling is one union.
+        length, covered = 2 * reach + 1, 1
+        while 2 * covered <= length:
+            sets = _shifted_union(sets, covered, axis)
+            covered *= 2
+        if covered < length:
+            sets = _shifted_union(sets, length - covered, axis)
+    return sets
+
+
+def _shifted_union(sets: Array, distance: int, axis: int) -> Array:
+    stay = jax.lax.slice_in_dim(sets, 0, sets.shape[axis] - distance, axis=axis)
+    return stay | jax.lax.slice_in_dim(sets, distance, sets.shape[axis], axis=axis)
