@@ -1,19 +1,20 @@
-"""What all decoders share: scores on their own map, resized to the image."""
+"""What all decoders share: an answer on their own map, resized to the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from holojax.borders import ISOLATED, Borders
+from holojax.decoders.painter import Painter
+from holojax.decoders.prediction import Dense, Prediction
 from holojax.types import Float, Keys
 
 
 class Decoder(nnx.Module):
-    """Turn a pyramid of maps into class scores. A subclass gives `scores`.
+    """Turn a pyramid of maps into class scores. A subclass gives `scores`, or `decode` where it has another answer.
 
     Attributes:
         needs_pyramid: whether each map has to be finer than the next.
@@ -30,16 +31,32 @@ class Decoder(nnx.Module):
     ) -> Float[jax.Array, "n H W k"]:
         """Decode maps [n h w c], finest first, to float32 logits [n rows cols classes] at `size`.
 
+        Decoders that answer with queries give scores: the sum over queries of p(class) sigmoid(mask).
+
         Args:
             maps: the encoder's maps.
             size: rows and columns of a region in pixels.
             borders: what a region sees beyond its edge.
             keys: one key per region for dropout; None: nothing is dropped.
         """
-        return borders.resize(self.scores(maps, borders, keys).astype(jnp.float32), size)
+        return Painter(self.decode(self.neck(maps, borders), borders, keys), size, borders).whole()
+
+    def neck(self, maps: Sequence[jax.Array], borders: Borders = ISOLATED) -> Sequence[jax.Array]:
+        """Prepare the maps, for `decode` and for an auxiliary decoder alike."""
+        return maps
+
+    def neck_channels(self, channels: Sequence[int]) -> tuple[int, ...]:
+        """Return the channels of the maps that `neck` makes of maps of `channels`."""
+        return tuple(channels)
+
+    def decode(
+        self, maps: Sequence[jax.Array], borders: Borders = ISOLATED, keys: Keys | None = None
+    ) -> Prediction | tuple[Prediction, ...]:
+        """Decode the maps that `neck` made to an answer at the decoder's own resolution; auxiliary ones to several."""
+        return Dense(self.scores(maps, borders, keys))
 
     def scores(
         self, maps: Sequence[jax.Array], borders: Borders = ISOLATED, keys: Keys | None = None
     ) -> Float[jax.Array, "n h w k"]:
-        """Decode maps to class scores at the decoder's own resolution."""
-        raise TypeError(f"{type(self).__name__} does not say how maps become scores: give it `scores`.")
+        """Decode the maps that `neck` made to class scores at the decoder's own resolution."""
+        raise TypeError(f"{type(self).__name__} does not say how maps become scores: give it `scores` or `decode`.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 from holojax.borders import Borders, Exact, Isolated
 from holojax.context.layer import SceneLayer
 from holojax.decoders.base import Decoder
+from holojax.decoders.painter import Painter
 from holojax.decoders.pyramid import FeaturePyramid
 from holojax.encoders.base import Encoder, at_once, one_by_one
 from holojax.errors import ConfigError, LayoutError
@@ -77,7 +78,7 @@ class SceneModel(nnx.Module):
         keys: SceneKeys | None = None,
         output: str = "logits",
         watch: Callable[[Borders], Borders] | None = None,
-    ) -> jax.Array | tuple[jax.Array, ...] | dict[str, jax.Array | None]:
+    ) -> jax.Array | tuple[jax.Array, ...] | dict[str, tuple[Painter, ...]]:
         """Run on this device's block of scenes and regions, inside `Layout.shard`.
 
         Args:
@@ -89,10 +90,10 @@ class SceneModel(nnx.Module):
             watch: wraps the borders that encoder and decoder get, to look at what they ask for; None: nobody looks.
 
         Returns:
-            "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; isolated regions are
-            encoded and decoded one after the other, so that logits of one region at a time exist. "features": what the
-            decoder gets, one map [b r h w c] a stage. "train": a dict of `logits` and `aux` (logits of the auxiliary
-            decoder, or None).
+            "logits": float32 [b r h w k]. "classes": the largest one's number, uint8 [b r h w]; logits of a block of
+            rows at a time exist, and isolated regions are encoded and decoded one after the other. "features": what
+            the decoder gets, one map [b r h w c] a stage. "train": a dict of `main` and `aux`, tuples of painters
+            (`decoders.painter`) of the regions folded with the scenes: one, and one for each auxiliary head.
 
         Raises:
             LayoutError: in exact mode, regions that are no multiple of `grid.multiple`.
@@ -123,23 +124,34 @@ class SceneModel(nnx.Module):
         if output == "features":
             return tuple(_unfold(x, b) for x in maps)
 
-        def decode(*maps: jax.Array) -> jax.Array:
+        def prepare(*maps: jax.Array) -> Sequence[jax.Array]:
             maps = maps if self.pyramid is None else self.pyramid(maps, borders)
-            return self.decoder(maps, (h, w), borders, derive_keys(region_keys, 1))
+            return self.decoder.neck(maps, borders)
+
+        def painter(decoder: Decoder, maps: Sequence[jax.Array], number: int) -> Painter | tuple[Painter, ...]:
+            answer = decoder.decode(maps, borders, derive_keys(region_keys, number))
+            if isinstance(answer, tuple):
+                return tuple(Painter(one, (h, w), borders) for one in answer)
+            return Painter(answer, (h, w), borders)
 
         if output == "classes":
-            return _unfold(each(lambda *maps: decode(*maps).argmax(-1).astype(jnp.uint8), *maps), b)
-        logits = _unfold(decode(*maps), b)
+            return _unfold(each(lambda *maps: _classes(painter(self.decoder, prepare(*maps), 1)), *maps), b)
+        maps = prepare(*maps)
+        main = painter(self.decoder, maps, 1)
         if output == "logits":
-            return logits
-        aux = self.aux and _unfold(self.aux(maps, (h, w), borders, derive_keys(region_keys, 2)), b)
-        return {"logits": logits, "aux": aux}
+            return _unfold(main.whole(), b)
+        aux = () if self.aux is None else painter(self.aux, maps, 2)
+        return {"main": (main,), "aux": aux if isinstance(aux, tuple) else (aux,)}
 
     def _borders(self, valid: RegionMask | None, shard: RegionShard, scenes: int) -> Borders:
         pixels, axes = None if valid is None else _fold(valid), (DATA, shard.axis)
         if self.border == "exact":
             return Exact(shard=shard, scenes=scenes, valid=pixels, axes=axes)
         return Isolated(valid=pixels, strides=self.encoder.strides, axes=axes)
+
+
+def _classes(painter: Painter) -> jax.Array:
+    return painter.map_rows(lambda scores: scores.argmax(-1).astype(jnp.uint8))
 
 
 def _fold(x: jax.Array) -> jax.Array:

@@ -51,7 +51,7 @@ def build_model(model: Section, seed: int = 0) -> SceneModel:
         encoder=encoder,
         mixers=_mixers(context, encoder.channels, rngs),
         decoder=decoder,
-        aux=aux and _decoder(aux, encoder.channels, cfg["classes"], rngs),
+        aux=aux and _decoder(aux, decoder.neck_channels(encoder.channels), cfg["classes"], rngs),
         grid=RegionGrid(*cfg["regions"]),
         pyramid=FeaturePyramid(channels=encoder.channels[0], rngs=rngs) if flat else None,
         border=cfg["border"],

@@ -74,6 +74,57 @@ def interpolate(x: jax.Array, extent: int, axis: int) -> jax.Array:
     return first * (1 - part) + second * part
 
 
+def phases(x: jax.Array, factor: int, axis: int) -> list[jax.Array]:
+    """Return the 1st, 2nd ... of the `factor` places that each place becomes when `axis` is enlarged by a whole factor.
+
+    `x` as in `interpolate`. Made out of shifted copies: no gather, so the gradient needs no scatter.
+    """
+    size = x.shape[axis] - 2
+    before, x, after = (lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(3))
+    nears = [(abs(float(offset)), before if offset < 0 else after) for offset in _sources(1, factor)]
+    return [x * (1 - near) + other * near for near, other in nears]
+
+
+def cut_rows(x: jax.Array, extent: int, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cut what `rows` rows of the result need out of maps that are resized to `extent` rows, block by block.
+
+    Only as many rows as a block reads are repeated, so the blocks together are little more than the maps.
+
+    Args:
+        x: maps [n h + 2 w c], with one more row at each end, as `interpolate` takes them.
+        extent: rows of the result.
+        rows: of a block; the last block is filled up with the last row.
+
+    Returns:
+        The rows that each block reads [blocks n s w c], and for each row of the result the place of the first of the
+        two that it lies between and the share of the second [blocks rows]: what `blend_rows` takes, block by block.
+    """
+    size = x.shape[1] - 2
+    place = _sources(size, extent)
+    count = -(-extent // rows)
+    place = place[np.minimum(np.arange(count * rows), extent - 1)].reshape(count, rows)
+    low = np.floor(place).astype(int)
+    begin = low[:, :1]
+    span = int((low - begin).max()) + 2
+    index = np.clip(begin + 1 + np.arange(span), 0, size + 1)
+    pieces = jnp.moveaxis(jnp.take(x, index, axis=1), 1, 0)
+    return pieces, jnp.asarray(low - begin, jnp.int32), jnp.asarray(place - low, x.dtype)
+
+
+def blend_rows(pieces: jax.Array, low: jax.Array, part: jax.Array) -> jax.Array:
+    """Return the rows [n rows w c] of one block of `cut_rows`."""
+    first, second = (jnp.take(pieces, low + i, axis=1, mode="clip") for i in (0, 1))
+    part = part[:, None, None]
+    return first * (1 - part) + second * part
+
+
+def extend_edges(x: jax.Array, axis: int) -> jax.Array:
+    """Repeat the first and the last place along `axis`, as what lies beyond a map for `interpolate`."""
+    last = x.shape[axis] - 1
+    ends = [lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, last)]
+    return jnp.concatenate([ends[0], x, ends[1]], axis)
+
+
 def source_weights(place: jax.Array | np.ndarray, extent: int | jax.Array, size: int, method: str) -> jax.Array:
     """Return what share each of `size` places has when they are resized to `extent`, float32 [... size].
 
@@ -109,21 +160,13 @@ def source_weights(place: jax.Array | np.ndarray, extent: int | jax.Array, size:
 
 
 def _bilinear(x: jax.Array, extent: int, axis: int) -> jax.Array:
-    last = x.shape[axis] - 1
-    ends = [lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, last)]
-    return interpolate(jnp.concatenate([ends[0], x, ends[1]], axis), extent, axis)
+    return interpolate(extend_edges(x, axis), extent, axis)
 
 
 def _enlarge(x: jax.Array, factor: int, axis: int) -> jax.Array:
-    """Enlarge by a whole factor out of shifted copies: no gather, so its gradient needs no scatter."""
-    size = x.shape[axis] - 2
-    before, x, after = (lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(3))
-    phases = []
-    for offset in _sources(1, factor):
-        near = abs(float(offset))
-        phases.append(x * (1 - near) + (before if offset < 0 else after) * near)
-    shape = (*x.shape[:axis], size * factor, *x.shape[axis + 1 :])
-    return jnp.stack(phases, axis + 1).reshape(shape)
+    """Enlarge by a whole factor; `x` as in `interpolate`."""
+    shape = (*x.shape[:axis], (x.shape[axis] - 2) * factor, *x.shape[axis + 1 :])
+    return jnp.stack(phases(x, factor, axis), axis + 1).reshape(shape)
 
 
 def _bicubic(x: jax.Array, extent: int, axis: int) -> jax.Array:

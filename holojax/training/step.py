@@ -1,6 +1,7 @@
 """One step of training: arrays in, arrays out, the same on any number of devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, UInt8
 
-from holojax.losses import LOSSES
+from holojax.borders import Exact
+from holojax.losses import CrossEntropy, build_losses
+from holojax.losses.whole import batch_losses
 from holojax.ops.normalize import normalize
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
@@ -21,6 +24,8 @@ from holojax.training.state import State, Structure, Weights, put_together
 
 IGNORE = 255
 AXES = (DATA, REGION)
+# What an auxiliary head learns from where the configuration has nothing but losses of queries.
+AUXILIARY = ("ce", CrossEntropy(ignore=IGNORE), 1.0)
 BATCH_SPECS = {
     "image": P(DATA, REGION),
     "label": P(DATA, REGION),
@@ -41,21 +46,14 @@ class Recipe:
     grid: RegionGrid
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    losses: tuple[tuple[Any, float], ...] = ()  # (loss, weight)
+    losses: tuple[tuple[str, Any, float], ...] = ()  # (name, loss, weight)
     aux_weight: float = 0.0
     classes: int = 0
 
 
 def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
     """Read from a whole configuration what a step needs to know."""
-    options = {
-        "cross_entropy": {
-            "average": cfg.train.average,
-            "class_weights": cfg.train.class_weights,
-            "smoothing": cfg.train.smoothing,
-        }
-    }
-    losses = tuple((LOSSES[name](ignore=IGNORE, **options.get(name, {})), weight) for name, weight in cfg.train.loss)
+    losses = build_losses(cfg.train)
     return Recipe(
         structure=structure,
         layout=layout,
@@ -84,8 +82,8 @@ def make_train_step(
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """Build the jitted step: (state, batch) -> (new state, figures); the old state is used up.
 
-    Figures: `loss`, one entry per part of it, and `gradient` (global norm). Local sums of every loss are
-    added over all devices before the loss is taken, so it is that of the whole batch, and the gradient is
+    Figures: `loss`, one entry per part of it, `gradient` (global norm) and `labelled` (pixels that count). Local sums
+    of every loss are added over all devices before the loss is taken, so it is that of the whole batch; the gradient is
     taken outside `shard_map`.
     """
 
@@ -94,8 +92,9 @@ def make_train_step(
         valid = batch["valid"]
         image = normalized(batch, recipe)
         out = model(image, valid, RegionShard(recipe.grid), keys=keys, output="train")
-        parts = total_loss(recipe, out, batch["label"], valid)
-        return sum(parts.values()), (running_stats(model), parts)
+        parts = total_loss(recipe, out, batch["label"], valid, keys)
+        labelled = psum((valid & (batch["label"] != IGNORE)).sum(dtype=jnp.int32), AXES)
+        return sum(parts.values()), (running_stats(model), {**parts, "labelled": labelled})
 
     structure = recipe.structure
     sharded = recipe.layout.shard(local_loss, in_specs=(P(), P(), BATCH_SPECS, P(DATA)), out_specs=(P(), (P(), P())))
@@ -120,25 +119,37 @@ def make_train_step(
 
 def total_loss(
     recipe: Recipe,
-    out: dict[str, Array | None],
+    out: dict[str, tuple[Any, ...]],
     labels: UInt8[Array, "b r h w"],
     valid: Bool[Array, "b r h w"],
+    keys: Array | None = None,
 ) -> dict[str, Array]:
-    """Return the weighted parts of the loss of the whole batch; the auxiliary head's begin with aux_."""
+    """Return the weighted parts of the loss of the whole batch; those of auxiliary heads begin with aux_.
+
+    Args:
+        recipe: names the losses.
+        out: painters of the model's answers.
+        labels: of this device's regions.
+        valid: where there are data.
+        keys: one PRNG key a scene, for losses that draw points.
+    """
+    scenes, regions = labels.shape[:2]
+    labels, valid = (x.reshape(-1, *x.shape[2:]) for x in (labels, valid))
     labels = jnp.where(valid, labels, IGNORE)
-    heads = [("", out["logits"], 1.0)]
-    if out["aux"] is not None:
-        heads.append(("aux_", out["aux"], recipe.aux_weight))
-    parts = {}
-    for prefix, logits, share in heads:
-        for loss, weight in recipe.losses:
-            sums = psum(loss.sums(logits, labels, valid), AXES)
-            parts[prefix + _name(loss)] = share * weight * loss.value(sums)
+    scene = Exact(shard=RegionShard(recipe.grid), scenes=scenes, valid=valid, axes=AXES)
+    keys = None if keys is None else jnp.repeat(keys, regions, axis=0)
+    total = functools.partial(psum, axes=AXES)
+    parts: dict[str, Array] = {}
+    for prefix, painters, share in (("", out["main"], 1.0), ("aux_", out["aux"], recipe.aux_weight)):
+        for painter in painters:
+            # An auxiliary head is dense: what matches queries is for the main one alone.
+            losses = [x for x in recipe.losses if not prefix or x[1].reads != "queries"] or [AUXILIARY]
+            weights = {name: share * weight for name, _, weight in losses}
+            values = batch_losses({name: loss for name, loss, _ in losses}, painter, labels, valid, total, scene, keys)
+            for name, value in values.items():
+                key = prefix + name
+                parts[key] = parts.get(key, 0.0) + weights[name] * value
     return parts
-
-
-def _name(loss: Any) -> str:
-    return next(name for name, kind in LOSSES.items() if isinstance(loss, kind))
 
 
 def running_stats(model: Any) -> Any:

@@ -58,10 +58,10 @@ def gradients(model, images, labels, layout, valid=None):
     def block(params, rest, keys, images, labels, valid):
         out = nnx.merge(graph, params, nnx.as_pure(rest))(images, valid, RegionShard(grid), keys=keys, output="train")
         total = 0.0
-        for logits in out.values():
-            if logits is not None:
-                entropy = -jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 3) * valid[..., None]
-                total += psum(entropy.sum(), (DATA, REGION))
+        for painter in (*out["main"], *out["aux"]):
+            logits = painter.logits().reshape(*labels.shape, 3)
+            entropy = -jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 3) * valid[..., None]
+            total += psum(entropy.sum(), (DATA, REGION))
         return total / pixels
 
     place = P(DATA, REGION)
