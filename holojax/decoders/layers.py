@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from holojax.borders import Borders
+from holojax.errors import ConfigError
 from holojax.ops.drop_path import drop_channels
+from holojax.ops.layer_norm import LayerNorm
+from holojax.ops.varying import align
 from holojax.types import Float, Keys
+
+GROUPS = 32
 
 
 class BatchNorm(nnx.Module):
@@ -43,10 +50,65 @@ class BatchNorm(nnx.Module):
         average[...] = self.momentum * average[...] + (1 - self.momentum) * jax.lax.stop_gradient(value)
 
 
-class ConvNormAct(nnx.Module):
-    """Convolve (odd kernel, same size, no bias), normalise by the batch, apply ReLU: mmcv's ConvModule."""
+class GroupNorm(nnx.Module):
+    """Normalise groups of channels by their statistics over the surroundings (Wu and He 2018), each scene by its own.
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, rngs: nnx.Rngs):
+    There are 32 groups, or as many fewer as divide the channels.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float = 1e-5):
+        self.groups = next(g for g in range(min(GROUPS, channels), 0, -1) if channels % g == 0)
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: Float[jax.Array, "n h w c"], borders: Borders) -> Float[jax.Array, "n h w c"]:
+        """Normalise a map."""
+        y, scale, bias = align(x.astype(jnp.float32), self.scale[...], self.bias[...])
+        y = y - self._of_groups(borders.mean(y))
+        variance = self._of_groups(borders.mean(jnp.square(y)))
+        return (y * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(x.dtype)
+
+    def _of_groups(self, mean: jax.Array) -> jax.Array:
+        """Average over the channels of each group: [n 1 1 c] to the same."""
+        n, channels = mean.shape[0], mean.shape[-1]
+        groups = mean.reshape(n, 1, 1, self.groups, -1).mean(-1)
+        return jnp.repeat(groups, channels // self.groups, axis=-1)
+
+
+class PlaceNorm(LayerNorm):
+    """Normalise every place over its channels."""
+
+    def __init__(self, channels: int, *, epsilon: float = 1e-5):
+        super().__init__(channels, epsilon=epsilon, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Float[jax.Array, "n h w c"], borders: Borders) -> Float[jax.Array, "n h w c"]:
+        """Normalise a map."""
+        return super().__call__(x).astype(x.dtype)
+
+
+NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": PlaceNorm}
+
+
+class ConvNormAct(nnx.Module):
+    """Convolve (odd kernel, same size, no bias), normalise, apply ReLU: mmcv's ConvModule.
+
+    Args:
+        inputs: channels of the map.
+        outputs: channels of the result.
+        kernel: side of the kernel, odd.
+        norm: "batch", over all scenes; "group", over the surroundings; "layer", at every place.
+        rngs: source of the first weights.
+
+    Raises:
+        ConfigError: there is no such norm, or the kernel is even.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, norm: str = "batch", rngs: nnx.Rngs):
+        if norm not in NORMS:
+            raise ConfigError(f"norm: expected one of {', '.join(NORMS)}, found {norm!r}.")
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"kernel: expected an odd number, found {kernel}.")
         self.reach = kernel // 2
         self.conv = nnx.Conv(
             inputs,
@@ -57,12 +119,29 @@ class ConvNormAct(nnx.Module):
             kernel_init=jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             rngs=rngs,
         )
-        self.norm = BatchNorm(outputs)
+        self.norm = NORMS[norm](outputs)
 
     def __call__(self, x: Float[jax.Array, "n h w c"], borders: Borders) -> Float[jax.Array, "n h w d"]:
         """Map [n h w inputs] to [n h w outputs]."""
-        x = borders.pad(x, *[self.reach] * 4)
-        return jax.nn.relu(self.norm(self.conv(x), borders))
+        return self.finish(self.convolve(x, borders), borders)
+
+    def convolve(self, x: Float[jax.Array, "n h w c"], borders: Borders) -> Float[jax.Array, "n h w d"]:
+        """Do the first step alone."""
+        return self.conv(borders.pad(x, *[self.reach] * 4))
+
+    def kernels(self, widths: Sequence[int], x: jax.Array) -> list[Float[jax.Array, "i j c d"]]:
+        """Return the parts of the kernel that meet maps of `widths` channels, typed to meet those like `x`.
+
+        What a kernel makes of joined maps is the sum of what its parts make of them: nothing needs to be joined.
+        """
+        # Cast once, so that the gradient of the whole is summed over devices once.
+        _, kernel = align(x, self.conv.kernel[...])
+        ends = [sum(widths[: i + 1]) for i in range(len(widths) - 1)]
+        return jnp.split(kernel, ends, axis=2)
+
+    def finish(self, x: Float[jax.Array, "n h w d"], borders: Borders) -> Float[jax.Array, "n h w d"]:
+        """Do what comes after the convolution."""
+        return jax.nn.relu(self.norm(x, borders))
 
 
 class Classifier(nnx.Module):
