@@ -6,10 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from numpy import ndarray
 
 from holojax.borders import ISOLATED, Borders
 from holojax.losses.common import Labels, Valid, expect, look, ratio
 from holojax.types import Float
+
+Maps = Float[Array | ndarray, "n h w k"]
 
 _EPSILON = 1e-7  # as in the paper's code: added to what is divided by
 
@@ -51,7 +54,7 @@ class Boundary:
 
     def sums(
         self,
-        logits: Float[Array, "n h w k"],
+        logits: Maps,
         labels: Labels,
         valid: Valid = None,
         borders: Borders = ISOLATED,
@@ -101,15 +104,13 @@ class Boundary:
         )
 
 
-def boundary(
-    logits: Float[Array, "n h w k"], labels: Labels, *, ignore: int = 255, inner: int = 3, outer: int = 5
-) -> Float[Array, ""]:
+def boundary(logits: Maps, labels: Labels, *, ignore: int = 255, inner: int = 3, outer: int = 5) -> Float[Array, ""]:
     """Return the boundary loss of `logits [n h w k]` and integer `labels [n h w]`, n whole scenes; a float32 scalar.
 
     Keywords as in `Boundary`.
     """
     loss = Boundary(ignore, inner, outer)
-    return loss.value(loss.sums(jnp.asarray(logits), labels))
+    return loss.value(loss.sums(logits, labels))
 
 
 def _inside(x: Array, width: int) -> Array:
