@@ -181,6 +181,8 @@ DECODERS = {
     ),
 }
 
+QUERY_DECODERS = ("segvit", "mask2former")  # answer with queries, not with scores of pixels
+
 AUXILIARIES = {"fcn": dict(DECODERS["fcn"], weight=0.4)}  # weight: of its loss beside the decoder's 1
 
 MODEL = dict(
@@ -283,6 +285,8 @@ LOSSES = ("ce", "cross_entropy", "dice", "soft_dice", "focal", "lovasz", "tversk
 EVALUATE = dict(
     split="val",  # subfolder
     window=None,  # (rows, columns) in pixels seen at once; None: the whole scene
+    boundary=0,  # width in pixels of what counts as a boundary between classes; 0: not measured
+    seam=0,  # pixels on each side of a border between regions that count as near it; 0: not measured
 )
 
 EXPERIMENT = dict(name="experiment", seed=0)  # seed: weights, order of scenes, augmentation, dropping
@@ -478,6 +482,14 @@ def _check_sizes(full: dict[str, Any]) -> None:
             raise ConfigError(f"train.loss: expected pairs (name, weight), found {pair!r}.")
         if pair[0] not in LOSSES:
             raise ConfigError("train.loss: " + nearest(str(pair[0]), LOSSES, "loss"))
+        if pair[0] == "set" and model["decoder"]["name"] not in QUERY_DECODERS:
+            raise ConfigError(
+                f"train.loss: 'set' matches queries, which {model['decoder']['name']} does not answer with. Take a "
+                f"decoder that does ({', '.join(QUERY_DECODERS)}), or another loss, as (('ce', 1.0), ('dice', 1.0))."
+            )
+    for key in ("boundary", "seam"):
+        if full["evaluate"][key] < 0:
+            raise ConfigError(f"evaluate.{key}: expected a width in pixels, or 0, found {full['evaluate'][key]}.")
     for path, window in (("data.window", data["window"]), ("evaluate.window", full["evaluate"]["window"])):
         if window is not None and (not isinstance(window, tuple) or len(window) != 2):
             raise ConfigError(f"{path}: expected (rows, columns) in pixels, or None, found {window!r}.")

@@ -1,4 +1,4 @@
-"""How good a model is: one integer confusion matrix over all scenes of a split."""
+"""How good a model is: integer counts over all scenes of a split, and the figures that follow from them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,69 +6,100 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
 
+from holojax.borders import Exact
 from holojax.checkpoints.store import load_model
 from holojax.data import RasterScenes, eval_batches
-from holojax.metrics import confusion_matrix, summarize
-from holojax.parallel import DATA, REGION, Layout, RegionShard
+from holojax.metrics import (
+    Counts,
+    boundary_counts,
+    confusion_matrix,
+    join_counts,
+    region_seam_counts,
+    split_counts,
+)
+from holojax.parallel import Layout, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.scenes import open_scenes
 from holojax.training.state import Weights, put_together, take_apart
-from holojax.training.step import BATCH_SPECS, IGNORE, Batch, Recipe, make_recipe, normalized
+from holojax.training.step import AXES, BATCH_SPECS, IGNORE, Batch, Recipe, make_recipe, normalized
+
+Count = Callable[[Weights, Batch], Counts]
 
 
-def make_count(recipe: Recipe) -> Callable[[Weights, Batch], Int[Array, "k k"]]:
-    """Build the jitted (weights, batch) -> confusion matrix, int32, of all pixels of the batch with a label.
+def make_count(recipe: Recipe, boundary: int = 0, seam: int = 0) -> Count:
+    """Build the jitted (weights, batch) -> counts of all pixels of the batch with a label, int64 on the host.
 
-    Normalisation and argmax run on the devices that hold the regions; only counts leave them.
+    Normalisation, the map and its counts are made on the devices that hold the regions; only counts leave them.
+
+    Args:
+        recipe: of the model and its data.
+        boundary: width in pixels of what counts as a boundary; 0: boundaries are not counted.
+        seam: pixels on each side of a border between regions that are near it; 0: seams are not counted.
     """
 
-    def local_count(weights: Weights, constants: Any, batch: Batch) -> Array:
+    def local_count(weights: Weights, constants: Any, batch: Batch) -> Any:
         model = put_together(recipe.structure.inference, weights, constants)
-        valid = batch["valid"]
-        image = normalized(batch, recipe)
-        logits = model(image, valid, RegionShard(recipe.grid), output="logits")
-        labels = jnp.where(valid, batch["label"], IGNORE)
-        return psum(confusion_matrix(logits.argmax(-1), labels, recipe.classes, IGNORE), (DATA, REGION))
+        shard = RegionShard(recipe.grid)
+        classes = model(normalized(batch, recipe), batch["valid"], shard, output="classes")
+        prediction, labels, valid = (x.reshape(-1, *x.shape[2:]) for x in (classes, batch["label"], batch["valid"]))
+        labels = jnp.where(valid, labels, IGNORE)
+        # Whatever the model sees, boundaries go on from one region to the next.
+        scene = Exact(shard, classes.shape[0], valid)
+        counts = Counts(
+            confusion_matrix(prediction, labels, recipe.classes, IGNORE),
+            boundary_counts(prediction, labels, recipe.classes, boundary, valid, scene, IGNORE) if boundary else None,
+            region_seam_counts(prediction, labels, seam, scene, valid, IGNORE) if seam else None,
+        )
+        return psum(split_counts(counts), AXES)
 
     sharded = jax.jit(recipe.layout.shard(local_count, in_specs=(P(), P(), BATCH_SPECS), out_specs=P()))
     constants = jax.device_put(recipe.structure.constants, recipe.layout.replicated)
-    return lambda weights, batch: sharded(weights, constants, batch)
+    return lambda weights, batch: join_counts(sharded(weights, constants, batch))
 
 
 def evaluate(
-    count: Callable[[Weights, Batch], Int[Array, "k k"]],
+    count: Count,
     weights: Weights,
     scenes: RasterScenes,
     recipe: Recipe,
     window: tuple[int, int] | None = None,
-) -> Int[np.ndarray, "k k"]:
-    """Add up the confusion matrix of all scenes, each seen whole or window by window, in int64."""
-    total = np.zeros((recipe.classes, recipe.classes), np.int64)
+) -> Counts:
+    """Add up the counts of all scenes, each seen whole or window by window, in int64.
+
+    Seen by windows, a scene's boundaries are those inside the windows, its seams those of the regions of a window.
+    """
     batches = eval_batches(scenes, recipe.grid, recipe.layout, batch=recipe.layout.data, window=window)
-    for batch in batches:
-        total += np.asarray(count(weights, batch)).astype(np.int64)
-    return total
+    return sum(count(weights, batch) for batch in batches)
 
 
 def evaluate_run(
-    workdir: str | Path, layout: Layout, *, split: str | None = None, root: str | None = None
+    workdir: str | Path,
+    layout: Layout,
+    *,
+    split: str | None = None,
+    root: str | None = None,
+    boundary: int | None = None,
+    seam: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run on a split of its data.
 
-    Returns the figures of `holojax.metrics.summarize`, and `step`, `split`, `classes` (names) and
-    `confusion`. `split` and `root` stand for those of the configuration. Raises CheckpointError, RasterError,
-    LabelError.
+    Returns the figures of `holojax.metrics.Counts`, and `step`, `split`, `classes` (names), `boundary` and `seam` (the
+    widths of `make_count`) and `confusion`. `split`, `root`, `boundary` and `seam` stand for those of the
+    configuration. Raises CheckpointError, RasterError, LabelError, ConfigError.
     """
     model, cfg, step = load_model(workdir, layout)
     if root:
         cfg.data.root = root
     split = split or cfg.evaluate.split
+    widths = {
+        "boundary": cfg.evaluate.boundary if boundary is None else boundary,
+        "seam": cfg.evaluate.seam if seam is None else seam,
+    }
     structure, weights = take_apart(model)
     recipe = make_recipe(cfg, structure, layout)
     scenes = open_scenes(cfg, split)
-    cm = evaluate(make_count(recipe), weights, scenes, recipe, cfg.evaluate.window)
-    return summarize(cm) | {"step": step, "split": split, "classes": scenes.classes.names, "confusion": cm}
+    counts = evaluate(make_count(recipe, **widths), weights, scenes, recipe, cfg.evaluate.window)
+    what = {"step": step, "split": split, "classes": scenes.classes.names}
+    return counts.figures() | what | widths | {"confusion": counts.confusion}

@@ -13,7 +13,6 @@ from holojax.checkpoints.convert import adopt_numerics, initial_weights
 from holojax.checkpoints.store import CONFIG, Store, load_config, save_config
 from holojax.data import train_batches
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError
-from holojax.metrics import summarize
 from holojax.models import build_model
 from holojax.models.plans import stage_plans
 from holojax.parallel import Layout
@@ -76,13 +75,14 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             start_step=start,
             prefetch=cfg.data.prefetch,
         )
-        count = make_count(recipe)
+        count = make_count(recipe, cfg.evaluate.boundary, cfg.evaluate.seam)
 
         def measure(state: State) -> dict[str, float]:
-            cm = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window)
-            return {name: value for name, value in summarize(cm).items() if np.ndim(value) == 0}
+            figures = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window).figures()
+            return {name: value for name, value in figures.items() if np.ndim(value) == 0}
 
-        every = [hooks.Progress(cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say)]
+        every = [hooks.WarnOfNoLabels(say)]
+        every += [hooks.Progress(cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say)]
         every += [hooks.Evaluate(cfg.train.evaluate_every, measure, say)] if unseen else []
         every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store)]
 

@@ -93,14 +93,23 @@ def test_killed_and_called_again_it_ends_with_the_same_weights(run, config, tmp_
     assert (result["loss"], result["params_sha256"]) == (whole["loss"], whole["params_sha256"])
 
 
-def test_evaluation_prints_a_table_and_json(run):
+def test_evaluation_prints_a_table_and_json_and_leaves_a_report(run, tmp_path):
     workdir, trained = run
-    done = call("evaluate", f"--workdir={workdir}", "--virtual_devices=2")
+    report = tmp_path / "report"
+    done = call(
+        "evaluate", f"--workdir={workdir}", "--virtual_devices=2", f"--out={report}", "--boundary=2", "--seam=4"
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.strip().splitlines()[-1])
     assert figures["miou"] == pytest.approx(json.loads(trained.stdout)["miou"], abs=0.01)
-    assert len(figures["iou"]) == 5
+    assert len(figures["iou"]) == len(figures["boundary_iou"]) == 5
+    assert figures["error_near_seams"] > 0
     assert "class 4" in done.stdout
+    assert json.loads((report / "metrics.json").read_text()) == figures
+    assert done.stdout.startswith((report / "table.txt").read_text())
+    done = call("compare", f"--before={report}", f"--after={report}")
+    assert done.returncode == 0, done.stderr
+    assert "+0.0000" in done.stdout
 
 
 def test_prediction_writes_the_same_map_on_any_devices(run, config, tmp_path):
@@ -150,6 +159,7 @@ def test_mistakes_are_told_in_one_line(run, tmp_path):
         (("evaluate", f"--workdir={tmp_path}"), "CheckpointError"),
         (("evaluate", f"--workdir={workdir}", "--split=test"), "RasterError"),
         (("evaluate", f"--workdir={workdir}", "--region=3", "--virtual_devices=4"), "LayoutError"),
+        (("compare", f"--before={tmp_path}", f"--after={tmp_path}"), "HoloJAXError"),
         (
             ("predict", f"--workdir={workdir}", "--input=no.tif", f"--output={tmp_path}/map.tif"),
             "RasterError",
