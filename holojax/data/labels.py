@@ -85,8 +85,8 @@ class LabelReader:
         """Read the classes of a window (None: all), uint8 `[h w]`; 255 where ignored and beyond the scene.
 
         Raises:
-            RasterError: the file is damaged. LabelError: a value is not in the table; names the value and its
-                first row and column in the window read.
+            RasterError: the file is damaged. LabelError: values are not in the table; says how many
+                pixels have one, and names the first value and its row and column in the scene.
         """
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width))
@@ -114,9 +114,10 @@ class LabelReader:
         if not known.all():
             row, col = np.unravel_index(int(np.argmin(known)), known.shape)
             raise LabelError(
-                f"{self.path}: label value {raw[row, col]} at row {window.top + row}, column "
-                f"{window.left + col} is not in the class table (known: {_list(values)}). Correct the file, "
-                f"raise model.classes, or map the value in data.label_map (to 255 to ignore it)."
+                f"{self.path}: label value {raw[row, col]} at row {window.top + row}, column {window.left + col}, the "
+                f"first of {np.count_nonzero(~known):,} such pixels of {known.size:,}, is not in the class table "
+                f"(known: {_list(values)}). Correct the file, raise model.classes, or map the value in "
+                f"data.label_map (to 255 to ignore it)."
             )
         return labels
 
