@@ -9,7 +9,7 @@ import pytest
 
 from holojax.checkpoints.store import Store, load_config, load_model
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError, RasterError
-from holojax.metrics import confusion_matrix, summarize
+from holojax.metrics import Counts, boundary_counts, confusion_matrix, grid_seams, seam_counts
 from holojax.models import segment
 from holojax.parallel import Layout, Window
 from holojax.training import evaluate_run, hooks, train
@@ -84,7 +84,7 @@ def test_a_break_changes_nothing(finished, tmp_path):
 def test_evaluation_counts_what_the_model_says_of_whole_scenes(finished):
     workdir, _, result = finished
     model, cfg, _ = load_model(workdir, Layout.create(1, 1))
-    scenes, total = open_scenes(cfg, "val"), 0
+    scenes, parts = open_scenes(cfg, "val"), []
     for index in range(len(scenes)):
         scene = scenes.scene(index)
         whole = Window(0, 0, *scene.size)
@@ -94,11 +94,15 @@ def test_evaluation_counts_what_the_model_says_of_whole_scenes(finished):
         logits = segment(
             model, jnp.asarray(normal, jnp.float32)[None], Layout.create(1, 1), valid=jnp.asarray(valid)[None]
         )
-        total += np.asarray(confusion_matrix(logits[0].argmax(-1), np.where(valid, truth, 255), 5))
+        maps = np.asarray(logits.argmax(-1)), np.where(valid, truth, 255)[None]
+        seams = seam_counts(*maps, *grid_seams(model.grid, *scene.size), 4)
+        parts.append(Counts(confusion_matrix(*maps, 5), boundary_counts(*maps, 5, 2), seams))
+    total = sum(parts)
     for devices in (1, 4):
-        figures = evaluate_run(workdir, Layout.create(1, devices))
-        assert np.abs(figures["confusion"] - total).sum() <= 2  # a tie may fall either way
-        assert figures["miou"] == pytest.approx(summarize(total)["miou"], abs=0.01)
+        figures = evaluate_run(workdir, Layout.create(1, devices), boundary=2, seam=4)
+        assert np.abs(figures["confusion"] - total.confusion).sum() <= 2  # a tie may fall either way
+        for name in ("miou", "mean_boundary_f1", "mean_boundary_iou", "error_near_seams"):
+            assert figures[name] == pytest.approx(total.figures()[name], abs=0.01)
     assert figures["confusion"].dtype == np.int64
     assert result["miou"] == pytest.approx(figures["miou"], abs=0.01)
 
