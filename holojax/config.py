@@ -179,6 +179,16 @@ DECODERS = {
         channels=256,
         dropout=0.0,
     ),
+    "mask2former": dict(
+        channels=256,
+        queries=100,  # segments it can find
+        heads=8,  # of all its attention
+        points=4,  # that a head of deformable attention reads on each level
+        encoder_layers=6,  # of deformable attention
+        encoder_mlp=1024,  # hidden width of their MLPs
+        decoder_layers=9,  # of the queries (transformers counts one more)
+        decoder_mlp=2048,
+    ),
 }
 
 QUERY_DECODERS = ("segvit", "mask2former")  # answer with queries, not with scores of pixels

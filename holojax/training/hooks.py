@@ -48,6 +48,21 @@ class Report:
         self._file.close()
 
 
+class WarnOfNoLabels:
+    """Say when a batch had no pixel with a label: its loss is zero, and nothing was learned from it."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+
+    def __call__(self, moment: Moment) -> None:
+        """Warn, if there was none."""
+        if moment.figures.get("labelled") == 0:
+            self._say(
+                f"warning: step {moment.step}: no pixel of the batch has a label, so its loss is zero and teaches "
+                f"nothing. Look at the labels, data.ignore and data.label_map, or take larger windows (data.window)."
+            )
+
+
 class Evaluate:
     """Measure the model on the validation scenes; adds its figures to the moment's."""
 

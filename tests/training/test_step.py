@@ -9,6 +9,7 @@ import pytest
 
 from holojax.models import build_model, segment
 from holojax.parallel import Layout, RegionGrid
+from holojax.training import hooks
 from holojax.training.optimizer import make_optimizer
 from holojax.training.state import fingerprint, first_state, put_together, take_apart
 from holojax.training.step import make_recipe, make_train_step, normalized, scene_keys
@@ -48,6 +49,26 @@ def test_twenty_steps_are_the_same_on_any_mesh(alone, name, data, region):
     assert losses[-1] < losses[0]
     for a, b in zip(jax.tree.leaves(other.weights.stats), jax.tree.leaves(state.weights.stats), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_without_labels_costs_nothing_and_is_told():
+    cfg = tiny.experiment(tiny.RINGFORMER, regions=(2, 4), loss=(("ce", 1.0), ("dice", 0.5), ("lovasz", 1.0)))
+    layout = Layout.create(1, 1)
+    structure, weights = take_apart(build_model(cfg.model.to_dict(), 0))
+    optimizer = make_optimizer(cfg.train)
+    batch = tiny.batch(layout, GRID)
+    batch["label"] = jnp.full_like(batch["label"], 255)
+    step = make_train_step(make_recipe(cfg, structure, layout), optimizer, seed=0)
+    state, figures = step(first_state(weights, optimizer, layout), batch)
+    assert int(figures["labelled"]) == 0
+    # Dice counts absent classes: of nothing at all it makes (0 + eps) / (0 + eps).
+    assert float(figures["loss"]) == 0
+    assert float(figures["gradient"]) == 0
+    lines = []
+    hooks.WarnOfNoLabels(lines.append)(hooks.Moment(3, 5, state, {"labelled": 0.0}))
+    hooks.WarnOfNoLabels(lines.append)(hooks.Moment(4, 5, state, {"labelled": 1.0}))
+    assert len(lines) == 1
+    assert "step 3: no pixel of the batch has a label" in lines[0]
 
 
 def test_what_lies_where_nothing_is_valid_changes_nothing(alone):
