@@ -1,0 +1,28 @@
+"""Parts go together: any encoder, decoder and mixer make a model that no mesh changes."""
+
+import itertools
+
+import pytest
+
+from tests.models import product
+
+# Every part at least once with each kind of borders.
+SOME = [
+    ("swin", "mask2former", "spim", "exact"),
+    ("convnext", "segvit", "cdcr", "exact"),
+    ("vit", "setr mla", "spim", "exact"),
+    ("vit", "mask2former", "cdcr", "isolated"),
+    ("swin", "segvit", "none", "isolated"),
+    ("vmamba", "setr pup", "spim", "isolated"),
+    ("convnext", "fcn", "cdcr", "isolated"),
+    ("vmamba", "upernet", "none", "exact"),
+]
+ALL = list(itertools.product(product.ENCODERS, product.DECODERS, product.MIXERS, product.BORDERS))
+
+
+@pytest.mark.parametrize(
+    "names", [pytest.param(x, id=", ".join(x), marks=() if x in SOME else pytest.mark.slow) for x in ALL]
+)
+def test_any_parts_make_a_model_that_no_mesh_changes(names):
+    difference = product.compare(*names)
+    assert difference.agrees, difference
