@@ -1,10 +1,11 @@
-"""What it costs to count: the confusion matrix of a large map against numpy.bincount on the same core.
+"""What it costs to count: the confusion matrix of a large map against numpy.bincount on the same core, and the rest.
 
     taskset -c 0 python benchmarks/metrics.py [--side=12800] [--classes=24] [--rounds=5]
 
 The limit is against `bincount` alone, which is handed its int64 cell numbers ready-made; what NumPy needs to get
 from two uint8 maps to a matrix is beside it. The map has patches of 64 x 64 pixels of one class, 20 % errors and
 5 % unlabelled pixels: neighbours of one class are the hard case, since a count then waits for the one before it.
+Boundaries (width 3) and seams (8 pixels) are counted in a third of the map's side.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from ratios import race, report
 
-from holojax.metrics import confusion_matrix
+from holojax.metrics import boundary_counts, confusion_matrix, seam_counts
 
 
 def maps(side, classes):
@@ -60,6 +61,22 @@ def main():
     report("confusion_matrix, seconds", seconds["ours"])
     report("confusion_matrix / numpy.bincount", seconds["ours"] / seconds["bincount"], 1.5)
     report("confusion_matrix / numpy from two maps", seconds["ours"] / seconds["numpy"])
+
+    side = args.side // 3
+    part = [x[None, :side, :side] for x in on_device]
+    boundary = jax.jit(lambda p, t: boundary_counts(p, t, k, 3)).lower(*part).compile()
+    seams = [side // 2]
+    seconds = race(
+        {
+            "boundary": lambda: boundary(*part),
+            "seam": lambda: seam_counts(*part, seams, seams, 8),
+            "confusion": lambda: confusion_matrix(*part, k),
+        },
+        args.rounds,
+    )
+    for name, taken in seconds.items():
+        report(f"{name}, {side} x {side} pixels, seconds", taken)
+    report("boundary_counts, temporary bytes a pixel", boundary.memory_analysis().temp_size_in_bytes / side**2)
 
 
 if __name__ == "__main__":

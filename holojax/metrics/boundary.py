@@ -11,9 +11,11 @@ from jax import Array
 from holojax.borders import ISOLATED, Borders
 from holojax.errors import ConfigError
 from holojax.metrics.confusion import check_maps, count_pairs, mean_known, ratio
+from holojax.ops.varying import align
 from holojax.types import Bool
 
 _BITS = 32  # classes in one word of a set
+_ROWS = 128  # rows counted at a time: several maps of them are held at once
 
 
 def boundary_counts(
@@ -44,8 +46,8 @@ def boundary_counts(
     """
     if width < 1:
         raise ConfigError(f"Boundaries need a width of at least 1 pixel, found {width}.")
-    maps, sets = _read(*check_maps(prediction, labels), valid, classes, ignore)
-    return _count(maps, borders.pad(sets, *[width + 1] * 4), classes, width)
+    maps = check_maps(prediction, labels)
+    return _count(*maps, borders.pad(_read(*maps, valid, classes, ignore), *[width + 1] * 4), classes, width)
 
 
 def summarize_boundary(counts: Array | np.ndarray) -> dict[str, Any]:
@@ -70,34 +72,49 @@ def summarize_boundary(counts: Array | np.ndarray) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _read(
-    prediction: Array, labels: Array, valid: Array | None, classes: int, ignore: int
-) -> tuple[tuple[Array, Array], Array]:
-    """Return both maps, -1 where a pixel does not exist, and the sets of both."""
+def _read(prediction: Array, labels: Array, valid: Array | None, classes: int, ignore: int) -> Array:
+    """Turn both maps into sets of one class, side by side; where a pixel does not exist they are empty."""
     maps = prediction.astype(jnp.int32), labels.astype(jnp.int32)
     exists = (maps[1] != ignore) if valid is None else (maps[1] != ignore) & valid
     for x in maps:
         exists &= (x >= 0) & (x < classes)
-    maps = tuple(jnp.where(exists, x, -1) for x in maps)
-    return maps, jnp.concatenate([_as_sets(x, classes) for x in maps], -1)
+    return jnp.concatenate([_as_sets(jnp.where(exists, x, -1), classes) for x in maps], -1)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _count(maps: tuple[Array, Array], wide: Array, classes: int, width: int) -> Array:
-    """Count as `boundary_counts`; the sets `wide` reach out by `width` + 1."""
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _count(prediction: Array, labels: Array, sets: Array, classes: int, width: int) -> Array:
+    """Count as `boundary_counts`, some rows at a time; the sets reach out by `width` + 1."""
+    rows = labels.shape[1]
+    block = min(_ROWS, rows)
+
+    def add(turn: Array, counts: Array) -> Array:
+        # The last rows are drawn back to end with the map; those that were counted before are left out.
+        start = jnp.minimum(turn * block, rows - block)
+        new = start + jnp.arange(block)[:, None] >= turn * block
+        maps = [jax.lax.dynamic_slice_in_dim(x, start, block, 1) for x in (prediction, labels)]
+        wide = jax.lax.dynamic_slice_in_dim(sets, start, block + 2 * (width + 1), 1)
+        return counts + _count_rows([x.astype(jnp.int32) for x in maps], wide, new, classes, width)
+
+    counts, _ = align(jnp.zeros((7, classes), jnp.int32), sets)
+    return jax.lax.fori_loop(0, -(-rows // block), add, counts)
+
+
+def _count_rows(maps: list[Array], wide: Array, new: Array, classes: int, width: int) -> Array:
     own = wide[:, 1:-1, 1:-1]
     contours = _only_where(_others(own, _union(wide, 1)), own)
-    bands = _others(own[:, width:-width, width:-width], _union(own, width))
+    center = own[:, width:-width, width:-width]
+    bands = _others(center, _union(own, width))
     around = _union(contours, width)
     contours = contours[:, width:-width, width:-width]
-    tables = []
+    exists = (center != 0).any(-1) & new
     hit = bands[..., 0] & bands[..., 1] & (maps[0] == maps[1])
+    tables = []
     for this, other in ((0, 1), (1, 0)):
         contour = _half(contours, this)
         matched = contour & _half(around, other)  # a contour has but the bit of its pixel's class
         flags = bands[..., this], hit, (contour != 0).any(-1), (matched != 0).any(-1)
         code = sum(flag.astype(jnp.int32) << bit for bit, flag in enumerate(flags))
-        pairs = count_pairs(maps[this], code, (classes, 1 << len(flags)))
+        pairs = count_pairs(jnp.where(exists, maps[this], -1), code, (classes, 1 << len(flags)))
         tables.append([pairs[:, np.arange(1 << len(flags)) >> bit & 1 == 1].sum(1) for bit in range(len(flags))])
     (band, hits, contour, matched), (true_band, _, true_contour, found) = tables
     return jnp.stack([band, true_band, hits, contour, matched, true_contour, found])

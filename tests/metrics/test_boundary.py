@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from holojax.borders import Exact
 from holojax.errors import ConfigError
-from holojax.metrics import boundary_counts, summarize_boundary
+from holojax.metrics import boundary, boundary_counts, summarize_boundary
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
 
@@ -54,8 +54,9 @@ def twin(prediction, truth, valid, classes, width):
     return out
 
 
-@pytest.mark.parametrize(("classes", "width"), [(4, 1), (4, 3), (40, 2)])
-def test_counts_are_those_of_binary_morphology(classes, width):
+@pytest.mark.parametrize(("classes", "width", "rows"), [(4, 1, 30), (4, 3, 128), (40, 2, 13)])
+def test_counts_are_those_of_binary_morphology(classes, width, rows, monkeypatch):
+    monkeypatch.setattr(boundary, "_ROWS", rows)
     prediction, truth, valid = scenes(classes=classes)
     counts = boundary_counts(prediction, truth, classes, width, jnp.asarray(valid))
     expected = twin(prediction, truth, valid, classes, width)
