@@ -159,6 +159,15 @@ class Borders(abc.ABC):
         """Read the surroundings bilinearly at (row, column), counted from the region's corner; zero beyond them."""
 
     @abc.abstractmethod
+    def deform(
+        self,
+        x: Float[jax.Array, "n h w k d"],
+        positions: Float[jax.Array, "n m k p 2"],
+        weights: Float[jax.Array, "n m k p"],
+    ) -> Float[jax.Array, "n m k d"]:
+        """Sum what each of k heads reads at p positions, as `sample` reads, times their weights."""
+
+    @abc.abstractmethod
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over all tokens that a region may see: [n t k d] each; `kv_mask` [n t] hides keys."""
 

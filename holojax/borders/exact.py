@@ -220,15 +220,22 @@ class Exact(Borders):
         Sampling is linear in the values, so they travel round the ring and every device adds up what it finds in
         them: sends the map once round, in the backward pass again with its float32 gradient.
         """
-        _, h, w, _ = x.shape
-        corner = jnp.stack([place[:, :1] for place in self.places(h, w)], axis=-1)
+        return self._read(self.hide(x)[..., None, :], positions[:, :, None, None], None)[:, :, 0]
+
+    def deform(self, x, positions, weights):
+        """Read the scene's map, zero beyond the scene and where it is not valid; sends the map as `sample`."""
+        n, h, w, k, d = x.shape
+        return self._read(self.hide(x.reshape(n, h, w, k * d)).reshape(x.shape), positions, weights)
+
+    def _read(self, x: jax.Array, positions: jax.Array, weights: jax.Array | None) -> jax.Array:
+        """Read [n h w k d] at positions [n m k p 2], with weights or without."""
+        _, h, w, _, _ = x.shape
+        corner = jnp.stack([place[:, 0] for place in self.places(h, w)], axis=-1)
         # In float32 whatever the map is: bfloat16 holds no whole number beyond 256.
-        scene = positions.astype(jnp.float32) + corner
-        scene = rearrange(scene, "(b r) m p -> b (r m) p", b=self.scenes)
-        found = ring_sum(
-            _Sampler(self.shard.grid, self._local, h, w), self.shard.axis, scene, self._regions(self.hide(x))
-        )
-        return rearrange(found, "b (r m) c -> (b r) m c", r=self._local)
+        stay = (positions.astype(jnp.float32) + corner[:, None, None, None], weights)
+        stay = jax.tree.map(self._join_tokens, stay)
+        found = ring_sum(_Sampler(self.shard.grid, self._local, h, w), self.shard.axis, stay, self._regions(x))
+        return rearrange(found, "b (r m) k d -> (b r) m k d", r=self._local)
 
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over the scene's tokens; those that `key_mask` hides must be hidden by `kv_mask`.
@@ -444,7 +451,7 @@ class _Sampler:
     height: int
     width: int
 
-    def __call__(self, positions: jax.Array, values: jax.Array, device: jax.Array) -> jax.Array:
+    def __call__(self, stay: tuple[jax.Array, jax.Array | None], values: jax.Array, device: jax.Array) -> jax.Array:
         def locate(row: jax.Array, col: jax.Array) -> tuple[jax.Array, jax.Array]:
             i, j = row // self.height, col // self.width
             region = i * self.grid.cols + j - device * self.local
@@ -453,7 +460,7 @@ class _Sampler:
             place = (region * self.height + row % self.height) * self.width + col % self.width
             return jnp.where(inside, place, 0), inside
 
-        return bilinear_gather(rearrange(values, "b r h w c -> b (r h w) c"), positions, locate)
+        return bilinear_gather(rearrange(values, "b r h w k d -> b (r h w) k d"), *stay, locate)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from holojax.ops.attention import attend
 from holojax.ops.cross_attention import cross_attend
 from holojax.ops.resize import bin_edges, blend_rows, cut_rows, extend_edges, pool, resize, source_weights
 from holojax.ops.resize_conv import resize_conv
-from holojax.ops.sample import bilinear_sample
+from holojax.ops.sample import bilinear_sample, deformable_sample
 from holojax.ops.scan import linear_scan
 from holojax.ops.selective_scan import selective_scan
 from holojax.ops.varying import align, vary
@@ -135,6 +135,10 @@ class Isolated(Borders):
     def sample(self, x, positions):
         """Read the region's map bilinearly; zero beyond its edge."""
         return bilinear_sample(x, positions)
+
+    def deform(self, x, positions, weights):
+        """Read the region's map; zero beyond its edge."""
+        return deformable_sample(x, positions, weights)
 
     def attend(self, q: Queries, k: KeysValues, v: KeysValues, kv_mask: KeyMask | None = None) -> Queries:
         """Attend over the region's tokens; invalid ones take part unless `kv_mask` says otherwise."""

@@ -266,7 +266,9 @@ def canonical_names(names: Collection[str], table: KeyMap, part: str | None) -> 
         others = [other for name, other in table.parts.items() if name != part and other]
         found = next((p for p in table.prefixes if p and any(name.startswith(p) for name in names)), "")
         for name in names:
+            # Without a prefix, names are the part's unless another prefix says whose they are.
             inside = name.startswith(found) and not any(name.startswith(other) for other in others)
+            inside = inside and (bool(found) or table.part(name) is None)
             yield (prefix + name.removeprefix(found) if inside else name), name
         return
     yield from ((name, name) for name in names)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from holojax.checkpoints.keymaps.convnext import CONVNEXT
 from holojax.checkpoints.keymaps.heads import MMSEG_HEADS, SPIM, TRANSFORMERS_HEADS
+from holojax.checkpoints.keymaps.mask2former import MASK2FORMER
 from holojax.checkpoints.keymaps.rules import KeyMap
 from holojax.checkpoints.keymaps.swin import SWIN
 from holojax.checkpoints.keymaps.vit import VIT
@@ -12,7 +13,7 @@ from holojax.checkpoints.keymaps.vmamba import VMAMBA
 # Family of encoders, as in `encoders.ENCODERS`: source: its names.
 FAMILIES: dict[str, Mapping[str, KeyMap]] = {"convnext": CONVNEXT, "swin": SWIN, "vit": VIT, "vmamba": VMAMBA}
 # What files of a source hold beside encoders.
-OTHERS = {"rest": MMSEG_HEADS + SPIM, "mmseg": MMSEG_HEADS, "transformers": TRANSFORMERS_HEADS}
+OTHERS = {"rest": MMSEG_HEADS + SPIM, "mmseg": MMSEG_HEADS, "transformers": TRANSFORMERS_HEADS + MASK2FORMER}
 
 SOURCES = ("rest", "mmseg", "timm", "transformers", "vmamba", "torchvision")
 

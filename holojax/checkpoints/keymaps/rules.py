@@ -78,6 +78,7 @@ class KeyMap:
         rules: tried in order; the first whose names the file has is taken.
         parts: the prefix of each part's names in the file.
         prefixes: what may stand in a file in place of the encoder's prefix.
+        more_parts: further prefixes, and the part that names with them belong to.
         ignored: names of the file that carry nothing we need, as regular expressions, and why.
         refused: names of the file that must not be left out, as regular expressions, and what to do about it.
         numerics: whose details the encoder must compute to mean the same.
@@ -90,6 +91,7 @@ class KeyMap:
     rules: tuple[Rule, ...]
     parts: Mapping[str, str]
     prefixes: tuple[str, ...] = ()
+    more_parts: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     numerics: str | None = None
     output_norms: bool | str = True
@@ -104,6 +106,7 @@ class KeyMap:
             rules=self.rules + other.rules,
             parts={**other.parts, **self.parts},
             prefixes=self.prefixes,
+            more_parts={**other.more_parts, **self.more_parts},
             ignored={**self.ignored, **other.ignored},
             numerics=self.numerics,
             output_norms=self.output_norms,
@@ -119,8 +122,8 @@ class KeyMap:
 
     def part(self, key: str) -> str | None:
         """Return the part that `key` belongs to, by its longest known prefix; None without one."""
-        matching = [part for part, prefix in self.parts.items() if key.startswith(prefix)]
-        return max(matching, key=lambda part: len(self.parts[part]), default=None)
+        prefixes = {prefix: part for part, prefix in self.parts.items()} | self.more_parts
+        return prefixes.get(max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None))
 
     def reason(self, key: str) -> str | None:
         """Return why `key` may be ignored, or None."""

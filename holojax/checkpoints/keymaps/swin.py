@@ -208,8 +208,6 @@ def _transformers() -> KeyMap:
             r"(backbone\.)?(swin\.)?layernorm\.(weight|bias)": _CLASSIFIER_NORM,
             r"classifier\..*": "the classifier",
             r".*embeddings\.mask_token": "stands for hidden patches in pretraining",
-            r"(model\.)?(pixel_level_module\.decoder|transformer_module)\..*": "belongs to Mask2Former's decoder",
-            r"(class_predictor|criterion)\..*": "belongs to Mask2Former's decoder",
         },
         numerics="transformers",
         output_norms=r"backbone\.hidden_states_norms\..*",

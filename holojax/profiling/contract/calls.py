@@ -165,6 +165,7 @@ _STATED: dict[str, Callable[..., Stated]] = {
     "scan": _own(lambda call, axis, **_: contract.scan(call.block("a"), axis, call.grid, itemsize=call.itemsize("a"))),
     "selective_scan": _own(_selective_scan),
     "sample": _own(lambda call: ring_sum(call.block(), call.devices, itemsize=call.itemsize())),
+    "deform": _own(lambda call: ring_sum(call.block(), call.devices, itemsize=call.itemsize())),
     "attend": _attend,
     "cross_attend": lambda call, **_: {
         None: contract.cross_attend(call.arguments["q"].shape, masked=_is_array(call.arguments["mask"]))
