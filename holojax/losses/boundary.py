@@ -36,8 +36,9 @@ class Boundary:
     (absent, or everywhere) are left out: they would add 1 each, without a gradient.
 
     Pixels that do not count (ignored, padding, nodata) and places beyond the scene make no outline: a pool sees only
-    pixels that count. Reads maps, since it looks inner / 2 + outer / 2 pixels beyond a region's edge. One class is
-    computed after the other, and again for the gradient. Raises ConfigError for widths that are even.
+    pixels that count. Reads maps, since it looks inner / 2 + outer / 2 pixels beyond a region's edge: unlike losses of
+    pixels it needs the scores of all classes at once (some five times their float32 bytes with the gradient). One class
+    is computed after the other, and again for the gradient. Raises ConfigError for widths that are even.
     """
 
     reads = "map"

@@ -30,7 +30,7 @@ class Pixels(NamedTuple):
 
     @property
     def number(self) -> Array:
-        """Count the pixels that count, in int32: a float32 that grows by ones stops at 2^24."""
+        """Count the pixels that count, in int32 (below 2^31 a batch): a float32 that grows by ones stops at 2^24."""
         return self.counts.sum(dtype=jnp.int32)
 
     def of_label(self, scores: Float[Array, "*pixels k"]) -> Float[Array, "*pixels"]:
