@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from holojax.errors import ConfigError
@@ -37,6 +39,15 @@ def test_counts_of_scenes_add_up_to_those_of_all():
     whole = count(prediction, truth)
     assert all(np.array_equal(a, b) for a, b in zip(parts, whole, strict=True))
     assert {"miou", "mean_boundary_f1", "seam_error"} < whole.figures().keys()
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(cuts=st.lists(st.integers(0, 96), max_size=4), seed=st.integers(0, 9))
+def test_pixels_may_be_split_anywhere(cuts, seed):
+    prediction, truth = np.random.default_rng(seed).integers(0, 4, (2, 96)).astype(np.uint8)
+    pieces = [np.split(x, sorted(cuts)) for x in (prediction, truth)]
+    parts = sum(Counts(confusion_matrix(p, t, 3)) for p, t in zip(*pieces, strict=True))
+    assert np.array_equal(parts.confusion, confusion_matrix(prediction, truth, 3))
 
 
 def test_figures_of_what_is_not_counted_are_left_out():
