@@ -26,10 +26,12 @@ PER_CLASS = {
     "boundary_iou": "mean_boundary_iou",
     "boundary_f1": "mean_boundary_f1",
 }
-OVERALL = (
-    *("miou", "fwiou", "oa", "macc", "mf1", "kappa"),
-    *("mean_boundary_iou", "mean_boundary_f1", "seam_error", "error_near_seams", "error_elsewhere"),
+_LINES = (
+    ("miou", "fwiou", "oa", "macc", "mf1", "kappa"),
+    ("mean_boundary_iou", "mean_boundary_f1"),
+    ("seam_error", "error_near_seams", "error_elsewhere"),
 )
+OVERALL = sum(_LINES, ())
 _MOST_NUMBERS = 32  # classes up to which the picture has a number in every cell
 
 
@@ -103,8 +105,8 @@ def format_table(figures: dict[str, Any]) -> str:
     shown = [index for index, name in enumerate(header) if name != "recall"]  # accuracy is the same
     lines = [[_text(row[index]) for index in shown] for row in (header, *rows, means)]
     text = align_columns(lines)
-    overall = [f"{name} {_text(figures[name])}" for name in OVERALL if name in figures]
-    return "\n".join([*text, "  ".join(overall), *_left_out(figures)]) + "\n"
+    overall = ["  ".join(f"{name} {_text(figures[name])}" for name in line if name in figures) for line in _LINES]
+    return "\n".join([*text, *filter(None, overall), *_left_out(figures)]) + "\n"
 
 
 def align_columns(lines: Sequence[Sequence[str]]) -> list[str]:

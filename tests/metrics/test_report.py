@@ -30,11 +30,12 @@ def test_the_table_has_a_line_a_class_and_says_what_the_means_leave_out():
     assert lines[6].split() == ["(mean)", "0.3428", "0.5556", "-", "0.4060", "0.3333", "1.0000", "100"]
     assert len({len(line) for line in lines[:7]}) == 1
     assert "oa 0.7500" in lines[7]
-    assert "seam_error 5.6667" in lines[7]
-    assert lines[8] == "absent from truth and map, left out of all means: sea"
-    assert lines[9].startswith("absent from the truth, called by mistake")
-    assert lines[9].endswith(": road")
-    assert lines[10] == "without a boundary in truth and map, left out of its means: town"
+    assert lines[8] == "mean_boundary_iou 0.3333  mean_boundary_f1 1.0000"
+    assert "seam_error 5.6667" in lines[9]
+    assert lines[10] == "absent from truth and map, left out of all means: sea"
+    assert lines[11].startswith("absent from the truth, called by mistake")
+    assert lines[11].endswith(": road")
+    assert lines[12] == "without a boundary in truth and map, left out of its means: town"
 
 
 def test_nothing_is_said_of_classes_if_all_are_there():
