@@ -82,16 +82,28 @@ def test_losses_of_pixels(whole, data, region):
         np.testing.assert_allclose(gradient, slope, atol=1e-6 * float(np.abs(slope).max()), err_msg=name)
 
 
-@pytest.mark.parametrize(("rows", "cols", "data", "region"), [(1, 1, 1, 1), (2, 2, 1, 2), (2, 4, 2, 4), (7, 1, 1, 1)])
-def test_boundary_loss_across_region_borders(rows, cols, data, region):
+@pytest.fixture(scope="module")
+def whole_boundary():
     logits, labels, valid = a_batch()
-    loss = losses.Boundary()
+    return jax.jit(jax.value_and_grad(lambda x: evaluate(losses.Boundary(), x, labels, valid)))(logits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "data", "region"),
+    [
+        (2, 2, 1, 2),
+        (2, 4, 2, 4),
+        pytest.param(1, 1, 1, 1, marks=pytest.mark.slow),
+        pytest.param(7, 1, 1, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_boundary_loss_across_region_borders(whole_boundary, rows, cols, data, region):
+    loss, (expected, slope) = losses.Boundary(), whole_boundary
     values, gradients = on_mesh(
         data,
         region,
         RegionGrid(rows, cols),
         lambda logits, labels, valid, borders: loss.value(psum(loss.sums(logits, labels, valid, borders), AXES))[None],
     )
-    expected, slope = jax.jit(jax.value_and_grad(lambda x: loss.value(loss.sums(x, labels, valid))))(logits)
     assert values[0] == pytest.approx(float(expected), rel=2e-6)
     np.testing.assert_allclose(gradients[0], slope, atol=1e-6 * float(np.abs(slope).max()))
