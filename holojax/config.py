@@ -280,6 +280,16 @@ TRAIN = dict(
             keep=100000,  # pixels of a batch that are hard at least
             average=Choice(("kept", "all")),  # over hard pixels, or all (mmseg)
         ),
+        set=dict(
+            class_weight=2.0,  # of the cross entropy of the queries' classes
+            mask_weight=5.0,  # of the masks' cross entropy or focal loss
+            dice_weight=5.0,  # of the masks' Dice loss
+            no_object=0.1,  # weight of queries without a mask
+            points=12544,  # at which masks are compared
+            oversample=3.0,  # points drawn for each that is chosen for importance
+            importance=0.75,  # share of the points that are chosen; the others are random
+            mask_loss=Choice(("bce", "focal")),  # focal: SegViT's
+        ),
     ),
     average=Choice(("valid", "all")),  # cross entropy, focal: over pixels with a label, or all
     class_weights=None,  # cross entropy, focal, ohem: one per class
@@ -290,7 +300,7 @@ TRAIN = dict(
     keep=2,  # checkpoints kept
 )
 
-LOSSES = ("ce", "cross_entropy", "dice", "soft_dice", "focal", "lovasz", "tversky", "boundary", "ohem")
+LOSSES = ("ce", "cross_entropy", "dice", "soft_dice", "focal", "lovasz", "tversky", "boundary", "ohem", "set")
 
 EVALUATE = dict(
     split="val",  # subfolder

@@ -8,6 +8,7 @@ from holojax.losses.dice import Dice, SoftDice, dice, soft_dice
 from holojax.losses.focal import Focal, focal
 from holojax.losses.lovasz import Lovasz, lovasz_softmax
 from holojax.losses.ohem import Ohem, ohem
+from holojax.losses.set_loss import SetLoss
 from holojax.losses.tversky import Tversky, tversky
 
 # What configurations call them. `reads` of each says what it takes ("pixels", "map", "queries"), `rounds` how often.
@@ -21,6 +22,7 @@ LOSSES = {
     "tversky": Tversky,
     "boundary": Boundary,
     "ohem": Ohem,
+    "set": SetLoss,
 }
 
 # Keys of `cfg.train` that hold for several losses.
@@ -54,6 +56,7 @@ __all__ = [
     "Focal",
     "Lovasz",
     "Ohem",
+    "SetLoss",
     "SoftDice",
     "Tversky",
     "boundary",

@@ -1,10 +1,11 @@
-"""Make mask2former_transformers.npz: transformers' Mask2Former on Swin, run in float64. By hand; see README.md."""
+"""Make mask2former_*.npz: transformers' Mask2Former on Swin and its loss, run in float64. By hand; see README.md."""
 
 import pathlib
 
 import numpy as np
 import torch
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 
 HERE = pathlib.Path(__file__).resolve().parent
 LEAVES = (
@@ -60,6 +61,44 @@ def coarse(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().double()
 
 
+def loss_case() -> dict[str, torch.Tensor]:
+    """Mask2FormerLoss of two layers; the points of a scene serve all its masks, as they do here."""
+    (b, q, k, h, w), points = (2, 6, 4, 6, 7), 24
+    config = Mask2FormerConfig(num_labels=k, train_num_points=points)
+    loss = Mask2FormerLoss(config, {})
+    arrays = {"labels": torch.randint(0, 3, (b, 2, 2)).repeat_interleave(2 * h, 1).repeat_interleave(2 * w, 2)}
+    arrays["labels"][1, 5:9, 3:20] = 3
+    layers = 2
+    for i in range(layers):
+        arrays[f"masks{i}"] = (2 * torch.randn(b, h, w, q)).float().double().requires_grad_()
+        arrays[f"classes{i}"] = torch.randn(b, q, k + 1).float().double().requires_grad_()
+        arrays[f"compare{i}"] = torch.rand(b, points, 2).float().double()
+        arrays[f"learn{i}"] = torch.rand(b, 3 * points + points // 4, 2).float().double()
+    classes = [x.unique() for x in arrays["labels"]]
+    masks = [(x == c[:, None, None]).double() for x, c in zip(arrays["labels"], classes, strict=True)]
+    answers = []
+    for i in range(layers):
+        compare, learn = (arrays[f"{name}{i}"].flip(-1) for name in ("compare", "learn"))
+        each = torch.cat([x.expand(len(c), -1, -1) for x, c in zip(learn, classes, strict=True)])
+        answers += [x.contiguous() for x in (*compare[:, None], each[:, : 3 * points], each[:, 3 * points :])]
+    whole, torch.rand = torch.rand, lambda *_, **__: answers.pop(0)
+    given = [(arrays[f"masks{i}"].permute(0, 3, 1, 2), arrays[f"classes{i}"]) for i in range(layers)]
+    earlier = [{"masks_queries_logits": m, "class_queries_logits": c} for m, c in given[1:]]
+    parts = loss.double()(*given[0], masks, classes, earlier)
+    torch.rand = whole
+    weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    total = sum(weights[name.removesuffix("_0")] * part for name, part in parts.items())
+    total.backward()
+    for name in [name for name, x in arrays.items() if x.requires_grad]:
+        arrays["gradient:" + name] = arrays[name].grad
+    return arrays | {"loss": total} | {"part:" + name: part for name, part in parts.items()}
+
+
+def save(name: str, arrays: dict[str, torch.Tensor]) -> None:
+    arrays = {key: x.detach().float() if x.is_floating_point() else x for key, x in arrays.items()}
+    np.savez_compressed(HERE / name, **{key: x.numpy() for key, x in arrays.items()})
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     model = tiny()
@@ -85,5 +124,5 @@ if __name__ == "__main__":
     parameters = dict(model.named_parameters())
     for name in LEAVES:
         arrays["gradient:" + name] = parameters[name].grad
-    arrays = {name: x.detach().float() if x.is_floating_point() else x for name, x in arrays.items()}
-    np.savez_compressed(HERE / "mask2former_transformers.npz", **{name: x.numpy() for name, x in arrays.items()})
+    save("mask2former_transformers.npz", arrays)
+    save("mask2former_loss.npz", loss_case())
