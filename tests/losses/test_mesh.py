@@ -67,7 +67,7 @@ def whole():
     return jax.jit(lambda x: [one(x) for one in both])(logits)
 
 
-@pytest.mark.parametrize(("data", "region"), [(1, 1), (2, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize(("data", "region"), [(1, 1), (1, 2), pytest.param(2, 2, marks=pytest.mark.slow), (2, 4)])
 def test_losses_of_pixels(whole, data, region):
     values, gradients = on_mesh(
         data,

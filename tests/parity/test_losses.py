@@ -14,6 +14,7 @@ from tests.parity import assert_close
 FIXTURE = np.load(pathlib.Path(__file__).parent / "losses.npz")
 WEIGHTS = (1.0, 2.0, 0.5, 3.0, 1.5)
 TOLERANCE = 2e-5
+SLOW = pytest.mark.slow
 
 CASES = {
     "ce": (losses.cross_entropy, {}),
@@ -38,7 +39,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=SLOW) if x == "boundary_wide" else x for x in CASES])
 def test_values_and_gradients(name):
     function, options = CASES[name]
     loss = jax.jit(jax.value_and_grad(functools.partial(function, **options)))
@@ -52,7 +53,7 @@ def test_all_fixtures_are_used():
     assert {key.partition(":")[0] for key in FIXTURE} == {*CASES, "logits", "labels"}
 
 
-@pytest.mark.parametrize("classes", ["present", "all"])
+@pytest.mark.parametrize("classes", ["present", pytest.param("all", marks=SLOW)])
 def test_lovasz_by_a_histogram_is_within_its_bound(classes):
     loss = losses.Lovasz(classes=classes)
     value = jax.jit(functools.partial(evaluate, loss))(FIXTURE["logits"], FIXTURE["labels"])
