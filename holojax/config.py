@@ -163,21 +163,37 @@ CONTEXTS = {
     "none": dict(),
 }
 
+_NORM = Choice(("batch", "group", "layer"))  # statistics of all scenes | of what a region sees | of a place
+
 DECODERS = {
     "upernet": dict(
+        variant=Choice(("mmseg", "lwc")),  # lwc: for REST's released weights alone; its scores are very coarse
         channels=512,
         pool_scales=(1, 2, 3, 6),  # bins per side of the pyramid pooling
+        norm=_NORM,
         dropout=0.1,  # probability of dropping a channel before the classifier
     ),
     "fcn": dict(
         channels=256,
         stage=2,  # the encoder stage it reads
+        convs=1,  # convolutions before the classifier
+        kernel=3,  # side of their kernels
+        concat=False,  # one more of them reads the map and what the others made of it
+        norm=_NORM,
         dropout=0.1,
     ),
     "setr": dict(
-        variant="naive",
+        variant=Choice(("naive", "pup", "mla")),
         channels=256,
+        norm=_NORM,
         dropout=0.0,
+    ),
+    "segvit": dict(
+        channels=256,
+        layers=3,  # of the queries, for each map
+        heads=8,
+        stages=(1, 2, 3),  # the encoder stages it reads, the last one first
+        dropout=0.1,
     ),
     "mask2former": dict(
         channels=256,
@@ -193,7 +209,12 @@ DECODERS = {
 
 QUERY_DECODERS = ("segvit", "mask2former")  # answer with queries, not with scores of pixels
 
-AUXILIARIES = {"fcn": dict(DECODERS["fcn"], weight=0.4)}  # weight: of its loss beside the decoder's 1
+# They read the encoder's maps, beside "setr" with variant="mla" its sums. `stage` may be several, with a head for each;
+# `weight` is that of the loss of each head beside the decoder's 1.
+AUXILIARIES = {
+    "fcn": DECODERS["fcn"] | dict(stage=PerStage(2), weight=0.4),
+    "setr": DECODERS["setr"] | dict(variant=Choice(("naive", "pup")), stage=PerStage(0), weight=0.4),
+}
 
 MODEL = dict(
     name=Choice(("rest", "ringformer")),  # decides which parts are taken where none are named: MODELS

@@ -12,7 +12,7 @@ from flax import nnx
 
 from holojax.checkpoints.keymaps import KeyMap
 from holojax.checkpoints.keymaps.rules import SAME, Shape, Transform
-from holojax.decoders import FCN, Decoder
+from holojax.decoders import FCN, Decoder, Heads, SETRAux
 from holojax.encoders import ENCODERS, Encoder
 from holojax.errors import WeightsError
 
@@ -224,11 +224,12 @@ class Plan:
 
     def _leave_out(self, key: str, name: str) -> None:
         part = self.table.part(key)
-        reason = self.table.reason(key) or self.table.reason(name)
-        if reason is None and part is not None and part not in self.there:
+        if part is not None and part not in self.there:
             reason = f"belongs to the file's {part}, which the module does not have"
-        if reason is None and self.heads == "random" and part in ("decoder", "aux"):
+        elif self.heads == "random" and part in ("decoder", "aux"):
             reason = "heads='random'"
+        else:
+            reason = self.table.reason(key) or self.table.reason(name)
         if reason is not None:
             self.ignored[name] = reason
             return
@@ -299,5 +300,6 @@ def part_alone(module: nnx.Module, table: KeyMap, names: Collection[str]) -> str
     if isinstance(module, Encoder):
         return "encoder"
     if isinstance(module, Decoder):
-        return "aux" if isinstance(module, FCN) and any(table.part(key) == "aux" for key in names) else "decoder"
+        auxiliary = isinstance(module, FCN | SETRAux | Heads) and any(table.part(key) == "aux" for key in names)
+        return "aux" if auxiliary else "decoder"
     return None

@@ -1,4 +1,4 @@
-"""A fully convolutional head on one map, with the numerics of mmseg's FCNHead (one convolution, no skip)."""
+"""A fully convolutional head on one map, with the numerics of mmseg's FCNHead."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ class FCN(Decoder):
         classes: classes scored.
         channels: channels within the head.
         stage: which map it reads, from 0.
+        convs: convolutions before the classifier; with none of them it reads the map as it is.
+        kernel: side of their kernels.
+        concat: one more convolution reads the map and what the others made of it together.
+        norm: "batch", "group" or "layer", as `ConvNormAct` has them.
         dropout: probability of dropping a channel before the classifier.
         rngs: source of the first weights.
 
     Raises:
-        ConfigError: there is no such stage.
+        ConfigError: there is no such stage or norm, or less than no convolution.
     """
 
     def __init__(
@@ -34,15 +38,41 @@ class FCN(Decoder):
         classes: int,
         channels: int = 256,
         stage: int = 2,
+        convs: int = 1,
+        kernel: int = 3,
+        concat: bool = False,
+        norm: str = "batch",
         dropout: float = 0.1,
         rngs: nnx.Rngs,
     ):
-        if not 0 <= stage < len(channels_in):
-            raise ConfigError(f"fcn: stage must lie in 0 to {len(channels_in) - 1}, found {stage}.")
-        self.stage_read = stage
-        self.conv = ConvNormAct(channels_in[stage], channels, kernel=3, rngs=rngs)
-        self.classifier = Classifier(channels, classes, dropout=dropout, rngs=rngs)
+        if convs < 0:
+            raise ConfigError(f"fcn: convs must be at least 0, found {convs}.")
+
+        def conv(inputs: int) -> ConvNormAct:
+            return ConvNormAct(inputs, channels, kernel=kernel, norm=norm, rngs=rngs)
+
+        self.stage_read = check_stage("fcn", stage, channels_in)
+        width = channels_in[stage]
+        self.convs = nnx.List(conv(channels if i else width) for i in range(convs))
+        made = channels if convs else width
+        self.widths = (width, made)
+        self.join = conv(width + made) if concat else None
+        self.classifier = Classifier(channels if concat else made, classes, dropout=dropout, rngs=rngs)
 
     def scores(self, maps, borders=ISOLATED, keys=None):
         """Score the classes at the resolution of the stage that is read."""
-        return self.classifier(self.conv(maps[self.stage_read], borders), keys)
+        first = x = maps[self.stage_read]
+        for conv in self.convs:
+            x = conv(x, borders)
+        if self.join is not None:
+            kernels, size = self.join.kernels(self.widths, x), x.shape[1:3]
+            parts = [borders.resize_conv(y, kernel, size) for y, kernel in zip((first, x), kernels, strict=True)]
+            x = self.join.finish(sum(parts), borders)
+        return self.classifier(x, keys)
+
+
+def check_stage(name: str, stage: int, channels_in: Sequence[int]) -> int:
+    """Return the stage that a decoder reads; raise a ConfigError if there is no such."""
+    if not 0 <= stage < len(channels_in):
+        raise ConfigError(f"{name}: stage must lie in 0 to {len(channels_in) - 1}, found {stage}.")
+    return stage

@@ -1,23 +1,41 @@
-"""SETR's progressive heads (Zheng et al. 2021) with the numerics of mmseg's SETRUPHead."""
+"""SETR's decoders (Zheng et al. 2021) with the numerics of mmseg's SETRUPHead, and MLANeck with SETRMLAHead."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from holojax.borders import ISOLATED
+from holojax.borders import ISOLATED, Borders
 from holojax.decoders.base import Decoder
+from holojax.decoders.fcn import check_stage
 from holojax.decoders.layers import Classifier, ConvNormAct
 from holojax.errors import ConfigError
 from holojax.ops.layer_norm import LayerNorm
 
 # name: side of the convolutions' kernels, and by how much the map is enlarged after each of them
-VARIANTS = {
-    "naive": (1, (4,)),
-    "pup": (3, (2, 2, 2, 2)),
-}
+PROGRESSIVE = {"naive": (1, (4,)), "pup": (3, (2, 2, 2, 2))}
+# The auxiliary heads that mmseg's configurations put beside each.
+AUXILIARY = {"naive": (1, (4,)), "pup": (3, (4,))}
+_ENLARGED = 4  # by how much "mla" enlarges
+
+
+def setr(
+    *,
+    channels_in: Sequence[int],
+    classes: int,
+    variant: str = "naive",
+    channels: int = 256,
+    norm: str = "batch",
+    dropout: float = 0.0,
+    rngs: nnx.Rngs,
+) -> Decoder:
+    """Build SETR's decoder of a variant: "naive" or "pup" (`SETR`), or "mla" (`SETRMLA`); arguments as theirs."""
+    sizes = dict(channels_in=channels_in, classes=classes, channels=channels, norm=norm, dropout=dropout, rngs=rngs)
+    return SETRMLA(**sizes) if variant == "mla" else SETR(variant=variant, **sizes)
 
 
 class SETR(Decoder):
@@ -26,16 +44,19 @@ class SETR(Decoder):
     "naive" enlarges once by 4, "pup" four times by 2.
 
     Args:
-        channels_in: channels of the encoder's maps; the last one is read.
+        channels_in: channels of the encoder's maps.
         classes: classes scored.
-        variant: a name of `VARIANTS`.
+        variant: "naive" or "pup".
         channels: channels within the decoder.
+        norm: "batch", "group" or "layer", as `ConvNormAct` has them.
         dropout: probability of dropping a channel before the classifier.
         rngs: source of the first weights.
 
     Raises:
-        ConfigError: the variant is not known.
+        ConfigError: the variant or the norm is not known.
     """
+
+    variants = PROGRESSIVE
 
     def __init__(
         self,
@@ -44,21 +65,137 @@ class SETR(Decoder):
         classes: int,
         variant: str = "naive",
         channels: int = 256,
+        norm: str = "batch",
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        if variant not in VARIANTS:
-            raise ConfigError(f"setr: unknown variant {variant!r}; known: {', '.join(VARIANTS)}.")
-        kernel, self.factors = VARIANTS[variant]
+        if variant not in self.variants:
+            known = (*self.variants, *(["mla"] if self.variants is PROGRESSIVE else []))
+            raise ConfigError(f"setr: unknown variant {variant!r}; known: {', '.join(known)}.")
+        kernel, self.factors = self.variants[variant]
+        self.stage_read = len(channels_in) - 1
         self.norm = LayerNorm(channels_in[-1], epsilon=1e-6, rngs=rngs)
         widths = [channels_in[-1], *[channels] * len(self.factors)]
-        self.convs = nnx.List(ConvNormAct(c, d, kernel=kernel, rngs=rngs) for c, d in itertools.pairwise(widths))
+        self.up_convs = nnx.List(
+            ConvNormAct(c, d, kernel=kernel, norm=norm, rngs=rngs) for c, d in itertools.pairwise(widths)
+        )
         self.classifier = Classifier(channels, classes, dropout=dropout, rngs=rngs)
 
     def scores(self, maps, borders=ISOLATED, keys=None):
-        """Score the classes at the resolution of the last map times all the factors."""
-        x = self.norm(maps[-1])
-        for conv, factor in zip(self.convs, self.factors, strict=True):
+        """Score the classes at the resolution of the map that is read times all the factors."""
+        x = self.norm(maps[self.stage_read])
+        for i, (conv, factor) in enumerate(zip(self.up_convs, self.factors, strict=True)):
             x = conv(x, borders)
+            if i == len(self.up_convs) - 1:
+                # Scoring places and enlarging may change places: the classes are fewer than the channels.
+                x = self.classifier(x, keys)
             x = borders.resize(x, (x.shape[1] * factor, x.shape[2] * factor))
-        return self.classifier(x, keys)
+        return x
+
+
+class SETRAux(SETR):
+    """Score the classes from one stage's map as mmseg's configurations of SETR have it: one convolution, enlarged by 4.
+
+    The kernels of "naive" are 1 x 1, of "pup" 3 x 3. Arguments as `SETR`, and `stage`, the map that is read, from 0.
+    """
+
+    variants = AUXILIARY
+
+    def __init__(
+        self,
+        *,
+        channels_in: Sequence[int],
+        classes: int,
+        variant: str = "naive",
+        channels: int = 256,
+        stage: int = 0,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        width = channels_in[check_stage("setr", stage, channels_in)]
+        super().__init__(
+            channels_in=(width,),
+            classes=classes,
+            variant=variant,
+            channels=channels,
+            norm=norm,
+            dropout=dropout,
+            rngs=rngs,
+        )
+        self.stage_read = stage
+
+
+class MLANeck(nnx.Module):
+    """Add up a transformer's maps from the last to the first, with the numerics of mmseg's MLANeck.
+
+    Args:
+        channels_in: channels of the maps, which all have one size.
+        channels: channels of the sums.
+        norm: "batch", "group" or "layer", as `ConvNormAct` has them.
+        rngs: source of the first weights.
+    """
+
+    def __init__(self, *, channels_in: Sequence[int], channels: int, norm: str, rngs: nnx.Rngs):
+        self.norms = nnx.List(LayerNorm(c, epsilon=1e-6, rngs=rngs) for c in channels_in)
+        self.projections = nnx.List(ConvNormAct(c, channels, norm=norm, rngs=rngs) for c in channels_in)
+        self.smoothers = nnx.List(ConvNormAct(channels, channels, kernel=3, norm=norm, rngs=rngs) for _ in channels_in)
+
+    def __call__(self, maps: Sequence[jax.Array], borders: Borders) -> tuple[jax.Array, ...]:
+        """Return the last map, the sum of the last two, and so on, each projected before and convolved after."""
+        layers = zip(self.norms, self.projections, maps, strict=True)
+        parts = [projection(norm(x), borders) for norm, projection, x in layers]
+        sums = itertools.accumulate(reversed(parts))
+        return tuple(smooth(x, borders) for smooth, x in zip(self.smoothers, sums, strict=True))
+
+
+class SETRMLA(Decoder):
+    """Add up a transformer's maps, and score the classes from all sums together.
+
+    Its `neck` makes the sums, which auxiliary heads read too.
+
+    Args:
+        channels_in: channels of the encoder's maps, which all have one size.
+        classes: classes scored.
+        channels: channels of the sums; each is scored from half as many.
+        norm: "batch", "group" or "layer", as `ConvNormAct` has them.
+        dropout: probability of dropping a channel before the classifier.
+        rngs: source of the first weights.
+
+    Raises:
+        ConfigError: the norm is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels_in: Sequence[int],
+        classes: int,
+        channels: int = 256,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
+        def conv(inputs: int) -> ConvNormAct:
+            return ConvNormAct(inputs, half, kernel=3, norm=norm, rngs=rngs)
+
+        self.channels, half = channels, max(channels // 2, 1)
+        self.mla = MLANeck(channels_in=channels_in, channels=channels, norm=norm, rngs=rngs)
+        self.up_convs = nnx.List(nnx.List([conv(channels), conv(half)]) for _ in channels_in)
+        self.classifier = Classifier(half * len(channels_in), classes, dropout=dropout, rngs=rngs)
+
+    def neck(self, maps: Sequence[jax.Array], borders: Borders = ISOLATED) -> tuple[jax.Array, ...]:
+        """Return the sums, the last map alone first."""
+        return self.mla(maps, borders)
+
+    def neck_channels(self, channels: Sequence[int]) -> tuple[int, ...]:
+        """Return the channels of the sums."""
+        return (self.channels,) * len(channels)
+
+    def scores(self, maps, borders=ISOLATED, keys=None):
+        """Score the classes at 4 times the resolution of the maps."""
+        levels = zip(self.up_convs, maps, strict=True)
+        found = [second(first(x, borders), borders) for (first, second), x in levels]
+        # mmseg enlarges the levels and then scores the classes: the same, but larger.
+        scores = self.classifier(jnp.concatenate(found, -1), keys)
+        return borders.resize(scores, (scores.shape[1] * _ENLARGED, scores.shape[2] * _ENLARGED))

@@ -10,7 +10,7 @@ from flax import nnx
 from holojax.config import Section, complete_decoder, complete_encoder, complete_model
 from holojax.context import MIXERS
 from holojax.context.layer import SceneLayer
-from holojax.decoders import DECODERS
+from holojax.decoders import AUXILIARIES, DECODERS, Heads
 from holojax.decoders.base import Decoder
 from holojax.decoders.pyramid import FeaturePyramid
 from holojax.encoders import ENCODERS
@@ -51,7 +51,7 @@ def build_model(model: Section, seed: int = 0) -> SceneModel:
         encoder=encoder,
         mixers=_mixers(context, encoder.channels, rngs),
         decoder=decoder,
-        aux=aux and _decoder(aux, decoder.neck_channels(encoder.channels), cfg["classes"], rngs),
+        aux=aux and _auxiliary(aux, decoder.neck_channels(encoder.channels), cfg["classes"], rngs),
         grid=RegionGrid(*cfg["regions"]),
         pyramid=FeaturePyramid(channels=encoder.channels[0], rngs=rngs) if flat else None,
         border=cfg["border"],
@@ -85,6 +85,16 @@ def _encoder(cfg: dict[str, Any], bands: int, rngs: nnx.Rngs) -> Encoder:
 def _decoder(cfg: dict[str, Any], channels: Sequence[int], classes: int, rngs: nnx.Rngs) -> Decoder:
     name, sizes = _split(cfg)
     return DECODERS[name](channels_in=tuple(channels), classes=classes, **sizes, rngs=rngs)
+
+
+def _auxiliary(cfg: dict[str, Any], channels: Sequence[int], classes: int, rngs: nnx.Rngs) -> Decoder:
+    name, sizes = _split(cfg)
+    stages = sizes.pop("stage")
+
+    def head(stage: int) -> Decoder:
+        return AUXILIARIES[name](channels_in=tuple(channels), classes=classes, stage=stage, **sizes, rngs=rngs)
+
+    return Heads(head(stage) for stage in stages) if isinstance(stages, tuple) else head(stages)
 
 
 def _mixers(cfg: dict[str, Any], channels: Sequence[int], rngs: nnx.Rngs) -> dict[int, SceneLayer]:

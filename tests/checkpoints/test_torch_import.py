@@ -74,8 +74,6 @@ def _theirs(path):
     if text.startswith("psp_modules"):
         text = text.replace(".conv", ".1.conv").replace(".bn", ".1.bn")
     text = text.replace("fusion", "fpn_bottleneck")
-    if part == "aux" and not text.startswith("conv_seg"):
-        text = "convs.0" + text.removeprefix("conv")
     return ".".join([{"decoder": "decode_head", "aux": "auxiliary_head"}[part], text, leaf])
 
 

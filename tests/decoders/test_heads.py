@@ -24,12 +24,12 @@ def _setr(variant):
 @pytest.mark.parametrize("variant", ["naive", "pup"])
 def test_setr_equals_mmsegs_in_training_and_evaluation(variant, numbers):
     arrays, setr = section(numbers, f"{variant}/"), _setr(variant)
-    fill(setr, arrays)
+    fill(setr, {path.replace("convs.", "up_convs."): value for path, value in arrays.items()})
     maps = [None, None, None, jnp.asarray(numbers["x"])]
     setr.train()
     assert_close(setr.scores(maps), arrays["out:trained"], 1e-5)
     for path, moved in section(arrays, "moved:").items():
-        average = setr.convs[int(path.split(".")[1])].norm
+        average = setr.up_convs[int(path.split(".")[1])].norm
         assert_close(getattr(average, path.rpartition(".")[2])[...], moved, 1e-6)
     setr.eval()
     assert_close(setr.scores(maps), arrays["out:evaluated"], 1e-5)
@@ -48,8 +48,8 @@ def test_pyramid_keeps_what_cannot_be_halved():
 
 
 def test_unknown_variant_names_the_known_ones():
-    with pytest.raises(ConfigError, match="'mla'; known: naive, pup"):
-        _setr("mla")
+    with pytest.raises(ConfigError, match="'map'; known: naive, pup, mla"):
+        _setr("map")
 
 
 def test_fcn_reads_one_stage_and_refuses_a_missing_one():
