@@ -14,7 +14,8 @@ scene.tif and label.tif by rasterio's `rio`:
     done
 
 Training sees windows of 256 x 256 pixels, evaluation the whole third of the globe. As in configs/banepa.py
-the regions see each other at strides 16 and 32 only, with pooled keys.
+the regions see each other at strides 16 and 32 only, with pooled keys. Each model goes with any decoder:
+`global_landcover.py:ringformer,segvit`.
 """
 
 from holojax.config import experiment
@@ -24,16 +25,33 @@ MODELS = {
         name="rest",
         encoder=dict(name="swin", embed_dim=32, depths=(2, 2, 2, 2), heads=(2, 4, 8, 8), window=7),
         context=dict(name="spim", heads=4, stages=(2, 3), kv_pool=(2, 1), mlp_ratio=2.0),
-        decoder=dict(name="upernet", channels=48),
         aux=None,
     ),
     "ringformer": dict(
         name="ringformer",
         encoder=dict(name="vit", dim=96, depth=6, heads=4, patch=16, pos="none"),
         context=dict(name="cdcr", heads=4, stages=(1, 3), kv_pool=2, placement="trunk", mlp_ratio=2.0),
-        decoder=dict(name="setr", channels=64),
     ),
 }
+DECODERS = {
+    "upernet": dict(name="upernet", channels=48),
+    "fcn": dict(name="fcn", channels=64, stage=2),
+    "setr": dict(name="setr", channels=64),
+    "setr_pup": dict(name="setr", variant="pup", channels=64),
+    "setr_mla": dict(name="setr", variant="mla", channels=64),
+    "segvit": dict(name="segvit", channels=64, layers=2, heads=4),
+    "mask2former": dict(
+        name="mask2former",
+        channels=64,
+        queries=34,
+        heads=4,
+        encoder_layers=2,
+        encoder_mlp=128,
+        decoder_layers=3,
+        decoder_mlp=128,
+    ),
+}
+USUAL = {"rest": "upernet", "ringformer": "setr"}
 # fmt: off
 CLASSES = (
     "water", "evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous needleleaf forest",
@@ -50,13 +68,17 @@ PALETTE = (
 
 
 def get_config(arg: str | None = None):
-    """Return the configuration of `rest` (by default) or `ringformer`."""
-    name = arg or "rest"
-    if name not in MODELS:
-        raise ValueError(f"global_landcover has the variants {sorted(MODELS)}, found {arg!r}.")
+    """Return the configuration of `rest` (by default) or `ringformer`, with its usual or another decoder."""
+    name, _, decoder = (arg or "rest").partition(",")
+    decoder = decoder or USUAL.get(name)
+    if name not in MODELS or decoder not in DECODERS:
+        raise ValueError(
+            f"global_landcover has the variants {sorted(MODELS)}, each with a decoder after a comma of "
+            f"{sorted(DECODERS)}; found {arg!r}."
+        )
     return experiment(
-        name=f"global_landcover_{name}",
-        model=MODELS[name] | dict(bands=3, classes=17, regions=(2, 2)),
+        name=f"global_landcover_{name}_{decoder}",
+        model=MODELS[name] | dict(bands=3, classes=17, regions=(2, 2), decoder=DECODERS[decoder]),
         data=dict(
             class_names=CLASSES,
             palette=PALETTE,
@@ -72,6 +94,7 @@ def get_config(arg: str | None = None):
             schedule="cosine",
             warmup=20,
             clip=5.0,
+            loss=(("set", 1.0),) if decoder in ("segvit", "mask2former") else (("ce", 1.0),),
             log_every=10,
             checkpoint_every=50,
         ),

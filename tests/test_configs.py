@@ -47,3 +47,12 @@ def test_the_bands_of_the_data_are_normalised_by_their_own_statistics():
     picked = cfg.data.bands
     assert cfg.data.mean == tuple(fbp.MEAN[band] for band in picked)
     assert cfg.data.std == tuple(fbp.STD[band] for band in picked)
+
+
+@pytest.mark.parametrize("model", ["rest", "ringformer"])
+@pytest.mark.parametrize("decoder", ["upernet", "fcn", "setr", "setr_pup", "setr_mla", "segvit", "mask2former"])
+def test_the_globe_goes_with_any_decoder(model, decoder):
+    cfg = config("global_landcover", f"{model},{decoder}")
+    nnx.eval_shape(lambda: build_model(cfg.model.to_dict()))
+    with pytest.raises(ValueError, match="found 'rest,setr_ups'"):
+        config("global_landcover", "rest,setr_ups")
