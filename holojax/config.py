@@ -5,45 +5,14 @@ the nearest key that it does, and returns an `ml_collections.ConfigDict` for scr
 the same for `cfg.model` alone and returns a plain dict, so a model can be built from any mapping.
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from holojax.errors import ConfigError
+from holojax.schema import Choice, PerStage, Section, complete_part, config_dict_of, fill, nearest, plain
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-
-@runtime_checkable
-class Section(Protocol):
-    """Named values: a dict, a ConfigDict, any mapping."""
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        """Return the pairs of name and value."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A default for which only certain words, or only None where `none` says so, may stand."""
-
-    words: tuple[str, ...]
-    none: bool = False
-
-    @property
-    def default(self) -> str | None:
-        """Return the first word, or None where that is allowed."""
-        return None if self.none else self.words[0]
-
-
-@dataclass(frozen=True)
-class PerStage:
-    """A default for which one whole number, or one per stage, may stand."""
-
-    default: int
-
 
 # --- parts of a model: name -> defaults ------------------------------------------------------------------
 
@@ -342,15 +311,15 @@ def complete_model(model: Section) -> dict[str, Any]:
     other; `aux`: no auxiliary head). Raises ConfigError for a name or key that does not exist, naming the
     nearest one, and for a value of the wrong kind.
     """
-    model = _plain(model, "model")
+    model = plain(model, "model")
     parts = {key: model.pop(key) for key in ("encoder", "context", "decoder", "aux") if key in model}
-    full = _fill(model, MODEL, "model", known=("encoder", "context", "decoder", "aux"))
+    full = fill(model, MODEL, "model", known=("encoder", "context", "decoder", "aux"))
     names = MODELS[full["name"]]
     full["encoder"] = complete_encoder(_named(parts, "encoder", names))
-    full["context"] = _part(_named(parts, "context", names) or {"name": "none"}, CONTEXTS, "model.context")
+    full["context"] = complete_part(_named(parts, "context", names) or {"name": "none"}, CONTEXTS, "model.context")
     full["decoder"] = complete_decoder(_named(parts, "decoder", names))
     aux = _named(parts, "aux", names)
-    full["aux"] = aux and _part(aux, AUXILIARIES, "model.aux")
+    full["aux"] = aux and complete_part(aux, AUXILIARIES, "model.aux")
     if full["context"].get("placement", "") is None:
         full["context"]["placement"] = "trunk" if full["encoder"]["name"] == "convnext" else "side"
     return full
@@ -358,8 +327,8 @@ def complete_model(model: Section) -> dict[str, Any]:
 
 def complete_encoder(encoder: Section) -> dict[str, Any]:
     """Complete `cfg.model.encoder`; a `size` is resolved to numbers. Errors as `complete_model`."""
-    given = _plain(encoder, "model.encoder")
-    full = _part(given, ENCODERS, "model.encoder")
+    given = plain(encoder, "model.encoder")
+    full = complete_part(given, ENCODERS, "model.encoder")
     size = full.pop("size", None)
     if size is not None:
         full.update({key: value for key, value in SIZES[full["name"]][size].items() if key not in given})
@@ -379,18 +348,18 @@ def _is_size(value: Any) -> bool:
 
 def complete_decoder(decoder: Section) -> dict[str, Any]:
     """Complete `cfg.model.decoder`. Errors as `complete_model`."""
-    return _part(_plain(decoder, "model.decoder"), DECODERS, "model.decoder")
+    return complete_part(plain(decoder, "model.decoder"), DECODERS, "model.decoder")
 
 
 def complete(config: Section) -> dict[str, Any]:
     """Complete a whole experiment to a plain nested dict that holds every key. Errors as `complete_model`."""
-    given = _plain(config, "config")
+    given = plain(config, "config")
     model = complete_model(given.pop("model", {}))
     sections = {key: given.pop(key, {}) for key in SECTIONS}
-    full = _fill(given, EXPERIMENT, "config", known=("model", *SECTIONS))
+    full = fill(given, EXPERIMENT, "config", known=("model", *SECTIONS))
     full["model"] = model
     for key, defaults in SECTIONS.items():
-        full[key] = _fill(_plain(sections[key], key), defaults, key)
+        full[key] = fill(plain(sections[key], key), defaults, key)
     _check_sizes(full)
     return full
 
@@ -402,7 +371,7 @@ def experiment(**sections: Any) -> "ConfigDict":
     Returns a locked `ml_collections.ConfigDict` that holds every key, ready for command-line overrides.
     Errors as `complete_model`.
     """
-    return _config_dict(complete(sections))
+    return config_dict_of(complete(sections))
 
 
 def to_json(config: Section) -> str:
@@ -418,29 +387,6 @@ def from_json(text: str) -> "ConfigDict":
 # --- how it is done --------------------------------------------------------------------------------------
 
 
-def nearest(word: str, known: Iterable[str], what: str) -> str:
-    """Describe an unknown word: the nearest known one if there is any, and the list."""
-    known = sorted(str(name) for name in known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {word!r}. {hint}Known: {', '.join(known)}."
-
-
-def _plain(value: Any, path: str) -> dict[str, Any]:
-    """Copy a mapping (ConfigDict, dict) to plain nested dicts, with tuples for lists."""
-    if not hasattr(value, "items"):
-        raise ConfigError(f"{path}: expected a mapping of keys, found {value!r}.")
-    return {str(key): _tuples(item, f"{path}.{key}") for key, item in value.items()}
-
-
-def _tuples(value: Any, path: str) -> Any:
-    if hasattr(value, "items"):
-        return _plain(value, path)
-    if isinstance(value, list | tuple):
-        return tuple(_tuples(item, path) for item in value)
-    return value
-
-
 def _named(parts: dict[str, Any], key: str, names: dict[str, Any]) -> dict[str, Any] | None:
     """Return the section of a part, with the model's own choice of part where it names none."""
     section = parts.get(key, {} if names[key] else None)
@@ -448,59 +394,7 @@ def _named(parts: dict[str, Any], key: str, names: dict[str, Any]) -> dict[str, 
         if key in ("encoder", "decoder"):
             raise ConfigError(f"model.{key}: a model needs one, found None; name it, or leave the key out.")
         return None
-    return {"name": names[key] or "fcn", **_plain(section, f"model.{key}")}
-
-
-def _part(section: dict[str, Any], table: dict[str, dict], path: str) -> dict[str, Any]:
-    section = dict(section)
-    name = section.pop("name", None)
-    if name not in table:
-        raise ConfigError(f"{path}.name: " + nearest(str(name), table, "name"))
-    return {"name": name, **_fill(section, table[name], f"{path} ({name})")}
-
-
-def _fill(given: Mapping[str, Any], defaults: Mapping[str, Any], path: str, known: tuple = ()) -> dict[str, Any]:
-    for key in given:
-        if key not in defaults:
-            raise ConfigError(f"{path}: " + nearest(key, (*defaults, *known), "key"))
-    full = {}
-    for key, default in defaults.items():
-        if isinstance(default, dict):
-            full[key] = _fill(_plain(given.get(key, {}), f"{path}.{key}"), default, f"{path}.{key}")
-        else:
-            start = default.default if isinstance(default, Choice | PerStage) else default
-            full[key] = _value(given.get(key, start), default, f"{path}.{key}")
-    return full
-
-
-def _value(value: Any, default: Any, path: str) -> Any:
-    """Return the value as the default's kind (ints and floats stand for each other), or raise."""
-    if isinstance(default, Choice):
-        if value not in default.words and not (value is None and default.none):
-            raise ConfigError(f"{path}: " + nearest(str(value), default.words, "value"))
-        return value
-    if isinstance(default, PerStage):
-        many = isinstance(value, tuple)
-        return tuple(_value(item, 1, path) for item in value) if many else _value(value, 1, path)
-    if default is None:
-        return value
-    if isinstance(default, bool) or isinstance(value, bool):
-        return _expect(value, path, "True or False", isinstance(value, bool) and isinstance(default, bool))
-    if isinstance(default, int):
-        return int(_expect(value, path, "a whole number", isinstance(value, int | float) and value == int(value)))
-    if isinstance(default, float):
-        return float(_expect(value, path, "a number", isinstance(value, int | float)))
-    if isinstance(default, tuple):
-        _expect(value, path, "a list", isinstance(value, tuple))
-        kind = default[0] if default and isinstance(default[0], int | float) else None
-        return tuple(_value(item, kind, path) for item in value)
-    return _expect(value, path, "text", isinstance(value, str))
-
-
-def _expect(value: Any, path: str, what: str, fits: bool) -> Any:
-    if not fits:
-        raise ConfigError(f"{path}: expected {what}, found {value!r}.")
-    return value
+    return {"name": names[key] or "fcn", **plain(section, f"model.{key}")}
 
 
 def _check_sizes(full: dict[str, Any]) -> None:
@@ -534,17 +428,3 @@ def _check_sizes(full: dict[str, Any]) -> None:
     for path, window in (("data.window", data["window"]), ("evaluate.window", full["evaluate"]["window"])):
         if window is not None and (not isinstance(window, tuple) or len(window) != 2):
             raise ConfigError(f"{path}: expected (rows, columns) in pixels, or None, found {window!r}.")
-
-
-def _config_dict(full: dict[str, Any]) -> "ConfigDict":
-    from ml_collections import (
-        ConfigDict,
-        config_dict,
-    )  # kept out of `import holojax.config`: models need no configs
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return ConfigDict({key: convert(item) for key, item in value.items()}, convert_dict=False)
-        return config_dict.placeholder(object) if value is None else value
-
-    return convert(full).lock()
