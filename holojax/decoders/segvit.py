@@ -14,7 +14,7 @@ from holojax.decoders.base import Decoder
 from holojax.decoders.fcn import check_stage
 from holojax.decoders.prediction import Queries
 from holojax.errors import ConfigError
-from holojax.ops.attention import attend
+from holojax.ops.cross_attention import cross_attend
 from holojax.ops.drop_path import derive_keys
 from holojax.ops.layer_norm import LayerNorm
 from holojax.types import Float, Keys
@@ -104,7 +104,7 @@ class Layer(nnx.Module):
     ) -> tuple[Float[jax.Array, "m q c"], Float[jax.Array, "n h w q"]]:
         """Return the new queries, and how much each of them looks at every place: the mean of the heads' scores."""
         q, k, v = (self._split(y) for y in jnp.split(self.qkv(queries), 3, -1))
-        read = self.out(_merge(attend(q, k, v)[0]))
+        read = self.out(_merge(cross_attend(q, k, v)))
         queries = self.norm1(queries + _drop(read, derive_keys(keys, 0), self.dropout))
         q, k = self.q(queries), self.k(x)
         tokens = (self._split(rearrange(y, "n h w c -> n (h w) c")) for y in (k, self.v(x)))
