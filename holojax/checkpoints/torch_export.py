@@ -73,7 +73,9 @@ def export_weights(
         tensors = {
             names[key]: _shaped(value, np.shape(there[names[key]])) for key, value in tensors.items() if key in names
         }
-    elif part:
+    elif part is None:
+        tensors = table.as_in_files(tensors)
+    else:
         tensors = {prefix + key.removeprefix(table.parts[part]): value for key, value in tensors.items()}
     _write({key: np.asarray(value, order="C") for key, value in tensors.items()}, pathlib.Path(path))
 

@@ -17,7 +17,7 @@ from holojax.profiling import totals, traffic
 
 CHANNELS, STRIDES, SIZE = (4, 4, 6, 6), (4, 8, 16, 32), (64, 128)
 SIZES = dict(
-    channels=16, queries=3, heads=2, points=2, encoder_layers=1, encoder_mlp=8, decoder_layers=2, decoder_mlp=8
+    channels=16, queries=3, heads=2, points=1, encoder_layers=1, encoder_mlp=8, decoder_layers=2, decoder_mlp=8
 )
 
 
@@ -97,7 +97,7 @@ def uncut():
 @pytest.mark.parametrize(
     ("grid", "devices", "data"),
     [
-        ((2, 4), 4, 2),
+        ((2, 4), 8, 1),
         pytest.param((2, 2), 2, 1, marks=pytest.mark.slow),
         pytest.param((1, 4), 1, 2, marks=pytest.mark.slow),
     ],

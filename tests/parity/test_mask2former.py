@@ -61,6 +61,14 @@ def test_the_file_is_read_whole_and_comes_back(tmp_path):
     assert again.keys() == weights().keys() - left
     for key, value in again.items():
         np.testing.assert_array_equal(value, weights()[key], err_msg=key)
+    # Without a file to follow, names are those of published files, which are read as well.
+    holojax.export_weights(model, tmp_path / "published.safetensors", "transformers")
+    published = read_weights(tmp_path / "published.safetensors")
+    assert "model.pixel_level_module.encoder.embeddings.norm.weight" in published
+    other = holojax.build_model(MODEL, seed=1)
+    holojax.import_weights(other, published, source="transformers")
+    for path, variable in variables(other).items():
+        np.testing.assert_array_equal(variable[...], variables(model)[path][...], err_msg=path)
 
 
 def test_every_layer_is_matched():

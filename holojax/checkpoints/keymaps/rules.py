@@ -125,6 +125,15 @@ class KeyMap:
         prefixes = {prefix: part for part, prefix in self.parts.items()} | self.more_parts
         return prefixes.get(max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None))
 
+    def as_in_files(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Name the tensors of a whole model as files do in which the encoder has another prefix beside this decoder."""
+        used = {prefix for prefix, part in self.more_parts.items() if part == "decoder"}
+        other = next((prefix for prefix, part in self.more_parts.items() if part == "encoder"), None)
+        if other is None or not any(key.startswith(tuple(used)) for key in tensors):
+            return dict(tensors)
+        own = self.parts["encoder"]
+        return {other + key.removeprefix(own) if key.startswith(own) else key: x for key, x in tensors.items()}
+
     def reason(self, key: str) -> str | None:
         """Return why `key` may be ignored, or None."""
         return next((why for pattern, why in self.ignored.items() if re.fullmatch(pattern, key)), None)
