@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from holojax.checkpoints.torch_import import import_weights
-from holojax.decoders import FCN, UPerNet
+from holojax.checkpoints.torch_import import check_names, import_weights
+from holojax.decoders import FCN, UPerNet, UPerNetLWC
 from tests.parity import assert_close, shared
 
 CHANNELS = (4, 6, 8, 10)
@@ -55,3 +55,16 @@ def test_official_numbers_are_matched(head):
             maps = [jnp.asarray(numbers[stage].transpose(0, 2, 3, 1)) for stage in stages]
             expected = numbers[f"rank{rank}_{head}"].transpose(0, 2, 3, 1)
             assert_close(score(nnx.as_pure(state), maps), expected, 2e-5)
+
+
+def test_full_size_names_of_the_lwc_head_fit():
+    listed = json.loads(shared("parity_keys/UPerHead_lwc_swinL_2.json").read_text())
+    shapes = {key: shape for key, (shape, _) in listed.items()}
+    sizes = dict(channels_in=(192, 384, 768, 1536), classes=2)
+    report = check_names(nnx.eval_shape(lambda: UPerNetLWC(**sizes, rngs=nnx.Rngs(0))), shapes)
+    assert set(report.consumed) | set(report.ignored) == set(shapes)
+    assert report.parameters == pytest.approx(39.239e6, rel=1e-4)
+    assert set(report.ignored.values()) == {
+        "bookkeeping of running averages",
+        "a classifier that this head does not use",
+    }
