@@ -91,7 +91,7 @@ class Borders(abc.ABC):
     def resize_conv(
         self, x: Float[jax.Array, "n h w c"], kernel: Float[jax.Array, "i j c d"], size: tuple[int, int]
     ) -> Float[jax.Array, "n H W d"]:
-        """Resize maps bilinearly and convolve them at that size: a kernel of odd sides, zeros beyond the surroundings."""
+        """Resize maps bilinearly and convolve them there: a kernel of odd sides, zeros beyond the surroundings."""
         return self._convolve(self.resize(x, size), kernel)
 
     @abc.abstractmethod

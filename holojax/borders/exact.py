@@ -12,9 +12,10 @@ from einops import rearrange
 from jax import lax
 
 from holojax.attention import scene_attention
-from holojax.borders.base import Borders, WindowFunction, check_widths, keep
+from holojax.borders.base import Borders, WindowFunction, keep
 from holojax.borders.isolated import Isolated
-from holojax.errors import ConfigError, LayoutError
+from holojax.borders.scene import Scene
+from holojax.errors import ConfigError
 from holojax.ops import windows
 from holojax.ops.cross_attention import cross_attend
 from holojax.ops.resize import blend_rows, cut_rows, interpolate, resize, source_weights
@@ -22,10 +23,9 @@ from holojax.ops.sample import bilinear_gather
 from holojax.ops.scan import affine_scan
 from holojax.ops.selective_scan import selective_scan
 from holojax.ops.varying import align, vary
-from holojax.parallel import collectives
 from holojax.parallel.collectives import entering_lines, entering_state, halo, pmax, psum, ring_sum, slice_each
 from holojax.parallel.regions import RegionGrid, RegionShard
-from holojax.types import Bool, KeyMask, KeysValues, Queries
+from holojax.types import KeyMask, KeysValues, Queries
 
 _AXES = {"rows": 2, "cols": 3}
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
@@ -33,50 +33,15 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST, preferr
 
 # eq=False: compared and hashed by identity, since arrays have no hash.
 @dataclasses.dataclass(frozen=True, eq=False)
-class Exact(Borders):
+class Exact(Scene):
     """See the whole scene: every result is that of one device which holds it, whatever the region grid.
 
     Regions are multiples of every stride of the model (`RegionGrid.multiple`), so no place lies across two of them.
     Places that cover no valid pixel (padding, nodata) do not exist: they are zero to convolutions and samples, hidden
     from attention, left out of sums, maxima and resizing, and passed by scans.
 
-    To be used inside `Layout.shard`; maps hold this device's regions of all its scenes.
-
-    Args:
-        shard: place of the regions on the mesh.
-        scenes: number of scenes on this device.
-        valid: True on real pixels of each region, at pixel resolution [n h w]; None: all of them.
-        axes: mesh axes over which batch statistics are taken.
+    To be used inside `Layout.shard`; arguments as `Scene`.
     """
-
-    shard: RegionShard
-    scenes: int
-    valid: Bool[jax.Array, "n h w"] | None = None
-    axes: tuple[str, ...] = ()
-
-    def hide(self, x, value=0):
-        """Set places that cover no valid pixel to `value`."""
-        return keep(self.valid_tokens(*x.shape[1:3]), x, value)
-
-    def pad(self, x, top, bottom, left, right):
-        """Extend a map by its neighbours, and by zeros beyond the scene; invalid places are zero.
-
-        Sends the strips of `parallel.collectives.halo`.
-        """
-        check_widths(top, bottom, left, right)
-        return self._fold(halo(self._regions(self.hide(x)), top, bottom, left, right, self.shard))
-
-    def roll(self, x, rows, cols):
-        """Roll the canvas (the scene and its padding).
-
-        Sends one map's worth for each of rows and columns, as far as it comes from other devices. Shifted windows do
-        not need it: see `map_windows`.
-        """
-        return self._fold(collectives.roll(self._regions(x), rows, cols, self.shard))
-
-    def extent(self, height, width):
-        """Count rows and columns of the canvas, of which only the valid ones count."""
-        return height * self.shard.grid.rows, width * self.shard.grid.cols, self.valid is None
 
     def map_windows(self, f: WindowFunction, x, size, shift, fill=None, roll_first=False):
         """Apply `f` to all windows of the scene that touch this device's regions.
@@ -149,39 +114,6 @@ class Exact(Borders):
         # Typed as differing between devices before it is repeated: so its gradient is summed over them once.
         table = vary(table, self.axes)
         return self._spread(table[None], height, width, method).astype(table.dtype)
-
-    def places(self, height, width):
-        """Count rows and columns from the scene's corner."""
-        local = self._local
-        return tuple(
-            jnp.tile((place[:, None] * extent + jnp.arange(extent)).astype(jnp.float32), (self.scenes, 1))
-            for place, extent in zip(self.shard.places(local), (height, width), strict=True)
-        )
-
-    def sum(self, x):
-        """Sum over the scene's valid places; sends c float32 numbers a scene."""
-        return self._per_region(self._sum(self.hide(x))).astype(x.dtype)
-
-    def mean(self, x):
-        """Average over the scene's valid places; sends c + 1 float32 numbers a scene."""
-        sums = self._sum(self._fold(self._marked(x)))
-        return self._per_region(sums[..., :-1] / jnp.maximum(sums[..., -1:], 1)).astype(x.dtype)
-
-    def max(self, x):
-        """Take the largest value of the scene's valid places (the lowest number there is, if it has none).
-
-        Sends c numbers a scene, and c + c sums for the gradient: places that share the maximum share its gradient.
-        """
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ConfigError(f"max over the scene: expected a floating-point map, found {x.dtype}. Convert it first.")
-        x = self._regions(self.hide(x, float(jnp.finfo(x.dtype).min)))
-        # pmax has no gradient, so it only finds the value; the sum below has its gradient and adds nothing to it.
-        top = pmax(x.max((1, 2, 3), keepdims=True), (self.shard.axis,))
-        equal = x == top
-        above = jnp.where(equal, x - top, 0).astype(jnp.float32)
-        sums = self._sum(self._fold(jnp.concatenate([above, equal.astype(jnp.float32)], -1)))
-        excess, ties = jnp.split(sums, 2, axis=-1)
-        return self._per_region(top[:, 0, 0, 0] + (excess / ties).astype(x.dtype))
 
     def scan(self, a, b, axis, reverse=False):
         """Run the recurrence through the scene's rows or columns; invalid places pass the state on.
@@ -260,99 +192,11 @@ class Exact(Borders):
             q, k, v, kv_mask, mask, lambda x: pmax(x, (self.shard.axis,)), lambda x: psum(x, (self.shard.axis,))
         )
 
-    def surroundings(self, n):
-        """Count the scenes."""
-        return self.scenes
-
-    def per_surrounding(self, x, n):
-        """Give every scene a copy of a parameter, the same on all devices that hold it."""
-        # Typed as differing between scenes before it is repeated: so its gradient is summed over them once.
-        x = vary(x, tuple(a for a in self.axes if a != self.shard.axis))
-        return jnp.broadcast_to(x, (self.scenes, *x.shape))
-
-    def per_region(self, x):
-        """Give every region what its scene has."""
-        # Typed as differing between devices before it is repeated: so its gradient is summed over them once a scene.
-        return jnp.repeat(vary(x, (self.shard.axis,)), self._local, axis=0)
-
-    def add_regions(self, x):
-        """Add up what the regions of each scene have; sends it once a scene, in float32."""
-        return psum(self._regions(x).sum(1, dtype=jnp.float32), (self.shard.axis,)).astype(x.dtype)
-
-    def span(self, height, width):
-        """Count the scene's rows and columns up to the last valid one; sends two numbers a scene."""
-        extents = (extent.astype(jnp.float32) for extent in self._extents(height, width))
-        return tuple(jnp.repeat(extent, self._local) for extent in extents)
-
-    def key_mask(self, height, width, extra=0):
-        """Hide invalid tokens, and all copies of the extra ones but that of the scene's first region."""
-        valid = self.valid_tokens(height, width)
-        if valid is None and not extra:
-            return None
-        n = self.scenes * self._local
-        valid = jnp.ones((n, height * width), bool) if valid is None else valid.reshape(n, -1)
-        first = jnp.tile(self.shard.indices(self._local) == 0, self.scenes)
-        return jnp.concatenate([jnp.broadcast_to(first[:, None], (n, extra)), valid], axis=1)
-
-    def valid_tokens(self, height, width):
-        """Say which places cover any valid pixel; a place smaller than a pixel is valid if its pixel is."""
-        if self.valid is None:
-            return None
-        valid = self.valid
-        for axis, extent in ((1, height), (2, width)):
-            pixels = valid.shape[axis]
-            if extent >= pixels:
-                valid = jnp.repeat(valid, _stride(extent, pixels), axis)
-            else:
-                shape = (*valid.shape[:axis], extent, _stride(pixels, extent), *valid.shape[axis + 1 :])
-                valid = valid.reshape(shape).any(axis + 1)
-        return valid
-
-    @property
-    def _local(self) -> int:
-        """Number of regions on this device."""
-        grid, devices = self.shard.grid, lax.axis_size(self.shard.axis)
-        if grid.count % devices:
-            raise LayoutError(
-                f"Exact borders: {grid.rows} x {grid.cols} regions cannot be spread evenly over {devices} devices "
-                f"along {self.shard.axis!r}. Use a number of devices that divides {grid.count}."
-            )
-        return grid.count // devices
-
-    def _regions(self, x: jax.Array) -> jax.Array:
-        """Unfold the regions of every scene: [n ...] to [b r ...]."""
-        if x.shape[0] != self.scenes * self._local:
-            raise LayoutError(
-                f"Exact borders of scenes={self.scenes} with {self._local} regions each on this device: expected "
-                f"{self.scenes * self._local} maps, found {x.shape[0]}. Give `scenes` as they are on one device."
-            )
-        return rearrange(x, "(b r) ... -> b r ...", r=self._local)
-
-    def _fold(self, x: jax.Array) -> jax.Array:
-        return rearrange(x, "b r ... -> (b r) ...")
-
-    def _join_tokens(self, x: jax.Array) -> jax.Array:
-        """Put the tokens of a scene's regions on this device together: [n t ...] to [b (r t) ...]."""
-        return rearrange(self._regions(x), "b r t ... -> b (r t) ...")
-
-    def _marked(self, x: jax.Array) -> jax.Array:
-        """Return the regions of a map [b r h w c + 1], invalid places zero; the last channel is 1 where valid."""
-        present = self.hide(jnp.ones_like(x[..., :1]))
-        return self._regions(jnp.concatenate([self.hide(x), present], -1))
-
     def _edged(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
         """Return a marked map [n h + 2 w + 2 c + 1] with what lies beyond its edges; zeros where it does not grow."""
         rows, cols = (int(to > of) for of, to in zip(x.shape[1:3], size, strict=True))
         marked = self._fold(halo(self._marked(x), rows, rows, cols, cols, self.shard))
         return jnp.pad(marked, ((0, 0), (1 - rows, 1 - rows), (1 - cols, 1 - cols), (0, 0)))
-
-    def _sum(self, x: jax.Array) -> jax.Array:
-        """Sum a map over its scene, float32 [b c]."""
-        return psum(self._regions(x).sum((1, 2, 3), dtype=jnp.float32), (self.shard.axis,))
-
-    def _per_region(self, x: jax.Array) -> jax.Array:
-        """Give every region its scene's numbers: [b c] to [n 1 1 c]."""
-        return self.per_region(x)[:, None, None]
 
     def _map_pooled(self, f: Callable[[jax.Array, Borders], jax.Array], x: jax.Array, bins: int) -> jax.Array:
         """Average the scene adaptively, apply `f` and resize."""
@@ -375,19 +219,6 @@ class Exact(Borders):
         found = keep(filled, jnp.concatenate([y, jnp.ones_like(y[..., :1])], -1))
         spread = self._spread(found, h, w, "bilinear")
         return _ratio(spread[..., :-1], spread[..., -1:]).astype(y.dtype)
-
-    def _extents(self, height: int, width: int) -> list[jax.Array]:
-        """Return how many rows and columns of maps of this size each scene has, int32 [b]; at least 1."""
-        extents = []
-        for axis, extent, regions in ((1, height, self.shard.grid.rows), (2, width, self.shard.grid.cols)):
-            if self.valid is None:
-                extents.append(jnp.full(self.scenes, extent * regions))
-                continue
-            place = self.shard.places(self._local)[axis - 1]
-            any_valid = self._regions(self.valid_tokens(height, width).any(3 - axis))
-            beyond = jnp.where(any_valid, (place * extent)[:, None] + jnp.arange(1, extent + 1), 1).max((1, 2))
-            extents.append(pmax(beyond, (self.shard.axis,)))
-        return extents
 
     def _spread(self, table: jax.Array, height: int, width: int, method: str) -> jax.Array:
         """Resize maps of whole scenes [b i j c] (or [1 i j c] for all) and return each region's part, float32."""
@@ -476,14 +307,6 @@ class _EnterLines:
         scans = zip(log_decay, state, reverse, strict=True)
         entering = jnp.stack([entering_lines(*x, self.lines, self.shard, reverse=back) for *x, back in scans])
         return rearrange(entering, "k b r ... -> k (b r) ...")
-
-
-def _stride(large: int, small: int) -> int:
-    if large % small:
-        raise ConfigError(
-            f"Exact borders need maps whose sizes divide each other, found {large} and {small} places a region."
-        )
-    return large // small
 
 
 def _ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
