@@ -17,7 +17,7 @@ from holojax.errors import ConfigError
 from holojax.ops.cross_attention import cross_attend
 from holojax.ops.drop_path import derive_keys
 from holojax.ops.layer_norm import LayerNorm
-from holojax.types import Float, Keys
+from holojax.types import Float, Key
 
 _INIT = jax.nn.initializers.truncated_normal(0.02)
 
@@ -100,7 +100,11 @@ class Layer(nnx.Module):
         self.norm1, self.norm2, self.norm3 = (LayerNorm(channels, epsilon=1e-5, rngs=rngs) for _ in range(3))
 
     def __call__(
-        self, queries: Float[jax.Array, "m q c"], x: Float[jax.Array, "n h w c"], borders: Borders, keys: Keys | None
+        self,
+        queries: Float[jax.Array, "m q c"],
+        x: Float[jax.Array, "n h w c"],
+        borders: Borders,
+        keys: Key[jax.Array, " m"] | None,
     ) -> tuple[Float[jax.Array, "m q c"], Float[jax.Array, "n h w q"]]:
         """Return the new queries, and how much each of them looks at every place: the mean of the heads' scores."""
         q, k, v = (self._split(y) for y in jnp.split(self.qkv(queries), 3, -1))
@@ -128,7 +132,7 @@ def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, kernel_init=_INIT, rngs=rngs)
 
 
-def _drop(x: Float[jax.Array, "m q c"], keys: Keys | None, rate: float) -> Float[jax.Array, "m q c"]:
+def _drop(x: Float[jax.Array, "m q c"], keys: Key[jax.Array, " m"] | None, rate: float) -> Float[jax.Array, "m q c"]:
     """Drop numbers with probability `rate` and scale the kept ones."""
     if keys is None or rate == 0:
         return x
