@@ -1,6 +1,6 @@
 """Every encoder with every decoder and every mixer, from a configuration alone: what runs, and alike on any mesh.
 
-    python -m tests.models.product --jobs=2 --out=docs/models.md      # all of them, some 40 minutes on two cores
+    python -m tests.models.product --jobs=2 --out=docs/models.md      # all of them, some 45 minutes on two cores
 
 Each is built at tiny width, predicts one scene and takes one step of training on 1 and on 8 devices, with isolated and
 with exact borders.
@@ -132,8 +132,9 @@ def table(found: dict[tuple[str, ...], Difference]) -> str:
         "# Encoders, decoders and mixers that go together",
         "",
         "Written by `python -m tests.models.product` (`make test-all` runs the same): every combination is built",
-        f"from a configuration at tiny width, predicts a scene of {SIZE[0]} x {SIZE[1]} pixels in {GRID[0]} x {GRID[1]}",
-        "regions and takes",
+        "from a configuration at tiny width, predicts a scene of {} x {} pixels in {} x {} regions and takes".format(
+            *SIZE, *GRID
+        ),
         "one step of training, on 1 and on 8 devices. A cell has the largest difference between the logits of the two,",
         "with SPIM, with CDCR and without a mixer; loss and gradient agree too (1e-4 and 1e-3 relative).",
         "**no** stands where they do not.",
@@ -166,7 +167,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=Path("docs/models.md"))
     arguments = parser.parse_args()
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    # Compiling is most of the time, and little of it is won back by code that is fast.
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     os.environ["JAX_PLATFORMS"] = "cpu"
     found = {}
     # New processes now and then: each compilation leaves some memory behind.
