@@ -2,18 +2,18 @@
 
 from holojax.data.augment import NO_AUGMENT, Augment
 from holojax.data.classes import IGNORE, ClassTable
-from holojax.data.datasets.folder import LabelledScene, RasterScenes
 from holojax.data.pipeline import eval_batches, load_scene, train_batches
 from holojax.data.scene import SceneReader
+from holojax.data.scenes import RasterScenes, SceneSource
 
 __all__ = [
     "IGNORE",
     "NO_AUGMENT",
     "Augment",
     "ClassTable",
-    "LabelledScene",
     "RasterScenes",
     "SceneReader",
+    "SceneSource",
     "eval_batches",
     "load_scene",
     "train_batches",

@@ -16,8 +16,8 @@ import numpy as np
 import rasterio
 
 from holojax.data.classes import IGNORE, ClassTable
-from holojax.data.datasets.folder import LAYOUT, RasterScenes, find_pairs
 from holojax.data.files import write_geotiff, write_once
+from holojax.data.scenes import LAYOUT, RasterScenes, find_pairs
 from holojax.errors import ConfigError, RasterError
 
 URL = "https://x-ytong.github.io/project/Five-Billion-Pixels.html"

@@ -1,4 +1,4 @@
-"""Scenes in a folder: `{split}/{image,label}/*.tif|png|jpg`, paired by file name."""
+"""Scenes with their labels: given as pairs of files, or found in `{split}/{image,label}/*.tif|png|jpg`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ LAYOUT = "{split}/{image,label}/NAME.tif|png|jpg (or {split}/{img,annotation}/..
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledScene:
-    """An image and its label, of the same size. Holds headers only."""
+class SceneSource:
+    """One scene: the way to its image and its label, which have the same size. Holds headers only.
+
+    Attributes:
+        name: of the scene, unique in its data set.
+        image: reads pixels by window.
+        label: reads classes by window; None where the scene has no label.
+    """
 
     name: str
     image: SceneReader
-    label: LabelReader
+    label: LabelReader | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,7 +41,7 @@ class LabelledScene:
 
 
 class RasterScenes(Sequence):
-    """Labelled scenes given as pairs of raster files; `scenes[i]` is a `LabelledScene`.
+    """Labelled scenes given as pairs of raster files; `scenes[i]` is a `SceneSource`.
 
     All headers are read and checked at once, so a bad file is found before any computing. Pixels are read by
     window, later.
@@ -77,7 +83,7 @@ class RasterScenes(Sequence):
             reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
             labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore)
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
-            scenes.append(LabelledScene(Path(image).stem, reader, labels))
+            scenes.append(SceneSource(Path(image).stem, reader, labels))
         self._scenes = tuple(scenes)
         bare = [scene.image.path for scene in scenes if scene.image.crs is None]
         if bare:
@@ -96,10 +102,10 @@ class RasterScenes(Sequence):
     def __len__(self) -> int:
         return len(self._scenes)
 
-    def __getitem__(self, index: int) -> LabelledScene:
+    def __getitem__(self, index: int) -> SceneSource:
         return self._scenes[index]
 
-    def scene(self, index: int) -> LabelledScene:
+    def scene(self, index: int) -> SceneSource:
         """Return scene `index`: its readers and its size."""
         return self._scenes[index]
 
