@@ -14,6 +14,7 @@ from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data.classes import IGNORE
+from holojax.data.coding import NUMBERS, Coding
 from holojax.data.scene import open_raster
 from holojax.errors import ConfigError, LabelError
 from holojax.parallel import Window
@@ -29,12 +30,14 @@ class LabelReader:
         path: the file.
         height, width: pixels.
         table: raw value -> class 0..K-1 or 255 (ignore), sorted by raw value.
+        coding: how the file writes raw values: as numbers, or as colours.
     """
 
     path: str
     height: int
     width: int
     table: tuple[tuple[int, int], ...]
+    coding: Coding = NUMBERS
 
     @classmethod
     def open(
@@ -44,36 +47,39 @@ class LabelReader:
         classes: int,
         label_map: Mapping[int, int] | None = None,
         ignore: int = IGNORE,
+        coding: Coding = NUMBERS,
     ) -> LabelReader:
         """Read the header of a label raster.
 
         Without a `label_map` the raw values are the classes 0..`classes`-1. A map names every raw value that
         may occur and its class, or 255 to ignore it. Either way the raw value `ignore` and the file's nodata
-        value are ignored unless the map says otherwise.
+        value are ignored unless the map says otherwise. A `coding` turns colours or numbered objects into raw
+        values.
 
         Raises:
             RasterError: the file is missing or unreadable.
-            LabelError: it has more than one band, or values that are no integers.
+            LabelError: it has another number of bands than its coding, or values that are no integers.
             ConfigError: the map leads to a class that does not exist.
         """
         path = os.fspath(path)
         with open_raster(path) as source:
-            if source.count != 1:
+            if source.count != coding.bands and not (coding.colours and source.count == 4):  # the fourth is alpha
+                wanted = "three bands of colours" if coding.colours else "one band of class numbers"
                 raise LabelError(
-                    f"{path}: expected a label with one band of class numbers, found {source.count} bands. "
-                    f"If it is coloured, convert colours to class numbers first."
+                    f"{path}: expected a label with {wanted}, found {source.count} bands. If it is coloured, name "
+                    f"a data set whose palette it has, or convert colours to class numbers first."
                 )
             if np.dtype(source.dtypes[0]).kind not in "ui":
                 raise LabelError(f"{path}: expected integer class numbers, found {source.dtypes[0]}. Convert it.")
             nodata = source.nodatavals[0]
             table = {int(ignore): IGNORE}
-            if nodata is not None and float(nodata).is_integer():
+            if nodata is not None and float(nodata).is_integer() and coding == NUMBERS:
                 table[int(nodata)] = IGNORE
             if label_map is None:
                 label_map = {value: value for value in range(classes) if value not in table}
             table |= label_map
             _check_targets(table, classes)
-            return cls(path, source.height, source.width, tuple(sorted(table.items())))
+            return cls(path, source.height, source.width, tuple(sorted(table.items())), coding)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[[Window], np.ndarray]]:
@@ -96,8 +102,9 @@ class LabelReader:
         width = max(min(window.width, self.width - window.left), 0)
         labels = np.full((window.height, window.width), IGNORE, np.uint8)
         if height and width:
-            raw = source.read(1, window=RasterWindow(window.left, window.top, width, height))
-            labels[:height, :width] = self._look_up(raw, window)
+            area = RasterWindow(window.left, window.top, width, height)
+            bands = source.read(list(range(1, self.coding.bands + 1)), window=area)
+            labels[:height, :width] = self._look_up(self.coding.decode(bands, self.path, window), window)
         return labels
 
     def _look_up(self, raw: Shaped[np.ndarray, "h w"], window: Window) -> UInt8[np.ndarray, "h w"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import logging
 
 from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.coding import NUMBERS, Coding
 from holojax.data.labels import LabelReader
 from holojax.data.scene import SceneReader
 from holojax.errors import ConfigError, LabelError, RasterError
@@ -52,6 +53,7 @@ class RasterScenes(Sequence):
         bands: zero-based numbers of the image bands to read, in order; None: all but an alpha band.
         label_map: raw label value (a number or string) -> class, or 255 to ignore; None: as they are.
         ignore: raw label value that is ignored unless the map says otherwise.
+        coding: how label files write raw values: as numbers, as colours, as numbered objects.
         nodata: image value that means no data in all bands; None: as the file says.
         nodata_tolerance: see `SceneReader.open`.
 
@@ -70,6 +72,7 @@ class RasterScenes(Sequence):
         bands: Sequence[int] | None = None,
         label_map: Mapping | None = None,
         ignore: int = IGNORE,
+        coding: Coding = NUMBERS,
         nodata: float | int | None = None,
         nodata_tolerance: float | int = 0,
     ) -> None:
@@ -81,7 +84,7 @@ class RasterScenes(Sequence):
         scenes = []
         for image, label in pairs:
             reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
-            labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore)
+            labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding)
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
             scenes.append(SceneSource(Path(image).stem, reader, labels))
         self._scenes = tuple(scenes)
