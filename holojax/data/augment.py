@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
-from jaxtyping import Shaped
 
+from holojax.data.classes import IGNORE
+from holojax.data.geometry import ReadLabel, View, Warp, draw_place
+from holojax.data.photometry import NO_DISTORTION, Distortion, Shade, draw_keep
 from holojax.errors import ConfigError
 from holojax.parallel import Window
+
+CROPS = 10  # places that are looked at for one whose classes are mixed enough, as mmseg does
+LOOKS = 16  # rows and columns of pixels whose labels are looked at for that
+NARROWEST, WIDEST = 0.25, 4.0  # scales: at 1/4 a region reads 16 times its pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,96 +26,176 @@ class Augment:
         flip: mirror rows and columns, each with probability 1/2.
         rotate: turn by 0, 90, 180 or 270 degrees, equally likely; only by 0 or 180 where a turned window
             would not fit.
+        angle: largest free turn beside that, degrees either way.
+        scale: smallest and largest factor by which the scene grows, all in between equally likely.
+        class_share: of up to `CROPS` crops the first in which no class has a larger share of the labelled pixels that
+            are looked at, else the one with the most mixed classes; 1: any crop.
         brightness: largest shift of all values, in the units of the file.
         contrast: largest relative change of the distance to `center`, 0 to 1.
         center: the value that contrast leaves alone, in the units of the file (the data's mean, say).
+        distort: changes of colour, for red, green and blue in uint8.
+        noise: largest standard deviation of white noise, in standard deviations of each band; 0 to it equally likely.
+        band_dropout: probability of each band to be hidden (set to its mean); one always stays.
+
+    Raises:
+        ConfigError: a value is not possible; names the key of the configuration.
     """
 
     flip: bool = True
     rotate: bool = True
+    angle: float | int = 0.0
+    scale: tuple[float | int, float | int] = (1.0, 1.0)
+    class_share: float | int = 1.0
     brightness: float | int = 0.0
     contrast: float | int = 0.0
     center: float | int = 0.0
+    distort: Distortion = NO_DISTORTION
+    noise: float | int = 0.0
+    band_dropout: float | int = 0.0
 
     def __post_init__(self) -> None:
-        if self.brightness < 0 or not 0 <= self.contrast < 1:
+        checks = {
+            "angle": (0 <= self.angle <= 180, "0 to 180 degrees"),
+            "scale": (
+                NARROWEST <= self.scale[0] <= self.scale[1] <= WIDEST,
+                f"(smallest, largest) from {NARROWEST} to {WIDEST}",
+            ),
+            "class_share": (0 < self.class_share <= 1, "a share above 0, up to 1"),
+            "brightness": (self.brightness >= 0, "0 or more"),
+            "contrast": (0 <= self.contrast < 1, "0 <= contrast < 1"),
+            "noise": (self.noise >= 0, "0 or more"),
+            "band_dropout": (0 <= self.band_dropout < 1, "a probability below 1"),
+        }
+        for name, (fits, wanted) in checks.items():
+            if not fits:
+                raise ConfigError(f"augment.{name}: expected {wanted}, found {getattr(self, name)}.")
+
+    def check_images(self, path: str, bands: int, dtype: np.dtype) -> None:
+        """Raise a ConfigError if images of these bands and dtype cannot be augmented so; `path` is one to name."""
+        if self.distort.probability > 0 and (bands != 3 or dtype != np.uint8):
             raise ConfigError(
-                f"data.augment: expected brightness >= 0 and 0 <= contrast < 1, found {self.brightness} and "
-                f"{self.contrast}."
+                f"augment.distort: expected red, green and blue in uint8, found {bands} band(s) of {dtype} in {path}. "
+                f"Set augment.distort.probability to 0; augment.brightness and augment.contrast do for any bands."
             )
+
+    def draw_shade(self, rng: np.random.Generator, shade: float, tone: float, bands: int) -> Shade:
+        """Draw what happens to the values of a scene; `shade` and `tone`, 0 to 1, are the draws for gain and offset."""
+        gain = 1 + self.contrast * (2 * tone - 1)
+        offset = self.center * (1 - gain) + self.brightness * (2 * shade - 1)
+        # All are drawn, wanted or not: so switching one on leaves the others as they were.
+        distortion, keep = self.distort.draw(rng), draw_keep(rng, bands, self.band_dropout)
+        noise, grain = float(self.noise * rng.random()), int(rng.integers(2**32))
+        return Shade(
+            gain=float(gain),
+            offset=float(offset),
+            distortion=distortion if self.distort.probability > 0 else None,
+            noise=noise if self.noise > 0 else None,
+            grain=grain if self.noise > 0 else None,
+            keep=keep if self.band_dropout > 0 else None,
+        )
 
 
 NO_AUGMENT = Augment(flip=False, rotate=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class View:
-    """One look at a scene: a rectangle of its pixels, transposed or not, then mirrored or not.
-
-    Attributes:
-        area: the rectangle in the file.
-        transpose: swap rows and columns first.
-        flip_rows, flip_cols: then mirror.
-        gain, offset: photometric part: the device computes `pixels * gain + offset`, in the file's units.
-    """
-
-    area: Window
-    transpose: bool = False
-    flip_rows: bool = False
-    flip_cols: bool = False
-    gain: float | int = 1.0
-    offset: float | int = 0.0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width as seen, that is after transposition."""
-        height, width = self.area.height, self.area.width
-        return (width, height) if self.transpose else (height, width)
-
-    def source(self, window: Window) -> Window:
-        """Return the rectangle of the file that holds a window of the view (which must lie inside it)."""
-        height, width = self.size
-        top = height - window.top - window.height if self.flip_rows else window.top
-        left = width - window.left - window.width if self.flip_cols else window.left
-        rows, cols = window.height, window.width
-        if self.transpose:
-            top, left, rows, cols = left, top, cols, rows
-        return Window(self.area.top + top, self.area.left + left, rows, cols)
-
-    def orient(self, pixels: Shaped[np.ndarray, "rows cols ..."]) -> np.ndarray:
-        """Turn pixels read from the file, `[rows cols ...]`, the way the view sees them."""
-        if self.transpose:
-            pixels = pixels.swapaxes(0, 1)
-        return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_cols else 1]
-
-
 def draw_view(
-    augment: Augment, rng: np.random.Generator, size: tuple[int, int], window: tuple[int, int] | None = None
-) -> View:
+    augment: Augment,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    window: tuple[int, int] | None = None,
+    *,
+    bands: int = 3,
+    read_label: ReadLabel | None = None,
+) -> View | Warp:
     """Draw one view of a scene of `size` (height, width): a crop of `window`, turned and mirrored.
 
-    Without a window the view is all of the scene; one larger than the scene is cut to it. The same state of
-    `rng` gives the same view.
+    Without a window the view is all of the scene, or of its scaled and turned self as much as `size` holds; one larger
+    than the scene is cut to it. The same state of `rng`, and the same labels where `class_share` asks for them, give
+    the same view.
+
+    Args:
+        augment: what may be drawn.
+        rng: its state alone decides.
+        size: of the scene.
+        window: of the crop, height and width, or None.
+        bands: of the images.
+        read_label: reads a window of the scene's label; needed with `class_share` below 1 and a window. Up to `CROPS`
+            times `LOOKS` x `LOOKS` pixels are looked at.
     """
-    height, width = size
     rows, cols = window or size
     turn, mirror_rows, mirror_cols = (int(rng.integers(n)) for n in (4, 2, 2))
     across, down, shade, tone = rng.random(4)
     if not augment.rotate:
         turn = 0
-    elif turn % 2 and not (rows == cols or (window is not None and cols <= height and rows <= width)):
+    elif turn % 2 and not (rows == cols or (window is not None and cols <= size[0] and rows <= size[1])):
         turn -= 1
-    if turn % 2:
-        rows, cols = cols, rows
-    rows, cols = min(rows, height), min(cols, width)
-    area = Window(int(down * (height - rows + 1)), int(across * (width - cols + 1)), rows, cols)
-    gain = 1 + augment.contrast * (2 * tone - 1)
-    offset = augment.center * (1 - gain) + augment.brightness * (2 * shade - 1)
-    return View(
-        area,
-        transpose=turn % 2 == 1,
-        flip_rows=(turn in (1, 2)) != (augment.flip and mirror_rows == 1),
-        flip_cols=(turn in (2, 3)) != (augment.flip and mirror_cols == 1),
-        gain=float(gain),
-        offset=float(offset),
+    flips = (
+        (turn in (1, 2)) != (augment.flip and mirror_rows == 1),
+        (turn in (2, 3)) != (augment.flip and mirror_cols == 1),
     )
+    zoom, lean = rng.random(2)
+    scale = augment.scale[0] + (augment.scale[1] - augment.scale[0]) * zoom
+    angle = augment.angle * (2 * lean - 1)
+    places = [(down, across), *rng.random((CROPS - 1, 2))]
+    drawn = augment.draw_shade(rng, float(shade), float(tone), bands)
+
+    def crop(down: float, across: float) -> View | Warp:
+        if scale == 1 and angle == 0:
+            return _crop_on_grid(size, (rows, cols), turn % 2 == 1, flips, (down, across), drawn)
+        matrix = _matrix(float(scale), float(angle), turn % 2 == 1, flips)
+        seen, center = draw_place(size, (rows, cols), matrix, down, across)
+        (a, b), (c, d) = matrix.tolist()
+        return Warp(seen, ((a, b), (c, d)), center, size, drawn)
+
+    if augment.class_share == 1 or window is None or read_label is None:
+        return crop(down, across)
+    best, lowest = None, math.inf
+    for place in places:
+        view = crop(*place)
+        share = largest_share(view, size, read_label)
+        if share <= augment.class_share:
+            return view
+        if best is None or share < lowest:
+            best, lowest = view, share
+    return best
+
+
+def largest_share(view: View | Warp, scene: tuple[int, int], read_label: ReadLabel) -> float:
+    """Return the share that the most frequent class has of the labelled pixels of a view; infinity without labels.
+
+    Looks at `LOOKS` x `LOOKS` pixels, evenly spread, in full resolution: overviews of labels may hold mixed numbers.
+    """
+    at = [((2 * np.arange(LOOKS) + 1) * extent) // (2 * LOOKS) for extent in view.size]
+    rows, cols = (places.ravel() for places in view.places(*np.meshgrid(*at, indexing="ij")))
+    inside = (rows >= 0) & (rows < scene[0]) & (cols >= 0) & (cols < scene[1])
+    rows, cols = rows[inside], cols[inside]
+    counts = np.zeros(256, np.int64)
+    for row in np.unique(rows):
+        line = cols[rows == row]
+        first = int(line.min())
+        labels = read_label(Window(int(row), first, 1, int(line.max()) - first + 1))[0]
+        counts += np.bincount(labels[line - first], minlength=256)
+    counts[IGNORE] = 0
+    return float(counts.max() / counts.sum()) if counts.any() else math.inf
+
+
+def _crop_on_grid(
+    scene: tuple[int, int],
+    window: tuple[int, int],
+    transpose: bool,
+    flips: tuple[bool, bool],
+    place: tuple[float, float],
+    shade: Shade,
+) -> View:
+    rows, cols = window[::-1] if transpose else window
+    rows, cols = min(rows, scene[0]), min(cols, scene[1])
+    area = Window(int(place[0] * (scene[0] - rows + 1)), int(place[1] * (scene[1] - cols + 1)), rows, cols)
+    return View(area, transpose, *flips, shade)
+
+
+def _matrix(scale: float, angle: float, transpose: bool, flips: tuple[bool, bool]) -> np.ndarray:
+    """Return the map from a step in a view to one in the file: mirrored, transposed, turned, then scaled."""
+    turned = np.deg2rad(angle)
+    turn = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
+    mirrored = np.diag([-1.0 if flip else 1.0 for flip in flips])
+    return turn @ (mirrored[::-1] if transpose else mirrored) / scale

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from holojax.data.augment import NO_AUGMENT, Augment, View, draw_view
+from holojax.data.augment import NO_AUGMENT, Augment, draw_view
 from holojax.data.classes import IGNORE
+from holojax.data.geometry import View, Warp
+from holojax.data.photometry import shade_arrays
 from holojax.data.prefetch import Prefetch
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import Layout, RegionGrid, Window
@@ -44,7 +46,10 @@ def train_batches(
     """Yield training batches without end; batch number `step` depends on `seed` and `step` alone.
 
     Every scene comes once an epoch, in an order drawn for the epoch, and each time one view of it is drawn,
-    which all its regions share. Each process reads the windows of the regions on its own devices, no more.
+    which all its regions share. The draw follows from seed, epoch and the scene's number alone: not from the batch it
+    comes in, nor from what was read before, so that every process draws the same and a run that goes on needs no state
+    but its step. Each process reads the windows of the regions on its own devices, no more; beside them the few labels
+    that `class_share` looks at.
 
     Args:
         dataset: `len(dataset)`, `dataset.scene(i)` (with `.size`, `.image`, `.label`), `dataset.largest`; see
@@ -59,23 +64,27 @@ def train_batches(
 
     Yields:
         image `[b r h w c]` in the file's dtype (float64 as float32), label uint8 `[b r h w]` (255: ignore),
-        valid bool `[b r h w]`, gain and offset float32 `[b]`, placed by the layout. Not valid are padding and
-        nodata: there images are 0 and labels are ignored.
+        valid bool `[b r h w]`, gain and offset float32 `[b]`, and the entries of `photometry.KINDS` that `augment` has,
+        placed by the layout. Not valid are padding (a view may be smaller than the window), what a turned view shows
+        beyond the file, and nodata: there images are 0 and labels are ignored.
 
     Raises:
         LayoutError: batch, regions or window do not fit the layout or the grid.
+        ConfigError: images of this kind cannot be augmented so.
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
     _check(grid, layout, batch, seed)
-    place = _lay(grid, layout, tuple(window or dataset.largest), dataset.scene(0).image.path)
+    first = dataset.scene(0).image
+    place = _lay(grid, layout, tuple(window or dataset.largest), first.path)
+    augment.check_images(first.path, len(first.bands), first.dtype)
 
     def read() -> Iterator[Callable[[], Batch]]:
         step = start_step
         while True:
             picks = [_pick(len(dataset), seed, step * batch + slot) for slot in range(batch)]
-            rngs = [np.random.default_rng((seed, _VIEW, step, slot)) for slot in range(batch)]
-            scenes = [dataset.scene(index) for index in picks]
-            views = [draw_view(augment, rng, scene.size, window) for rng, scene in zip(rngs, scenes, strict=True)]
+            scenes = [dataset.scene(index) for _, index in picks]
+            rngs = [np.random.default_rng((seed, _VIEW, epoch, index)) for epoch, index in picks]
+            views = [_draw(augment, rng, scene, window) for rng, scene in zip(rngs, scenes, strict=True)]
             yield _read_batch(scenes, views, place)
             step += 1
 
@@ -169,10 +178,18 @@ def _lay(grid: RegionGrid, layout: Layout, canvas: tuple[int, int], path: str) -
     return _Place(grid, layout, canvas)
 
 
-def _pick(count: int, seed: int, number: int) -> int:
-    """Return the scene that comes `number`-th: each once an epoch."""
+def _pick(count: int, seed: int, number: int) -> tuple[int, int]:
+    """Return the epoch and the scene that comes `number`-th: each once an epoch."""
     epoch, position = divmod(number, count)
-    return int(np.random.default_rng((seed, _ORDER, epoch)).permutation(count)[position])
+    return epoch, int(np.random.default_rng((seed, _ORDER, epoch)).permutation(count)[position])
+
+
+def _draw(augment: Augment, rng: np.random.Generator, scene: Any, window: tuple[int, int] | None) -> View | Warp:
+    bands = len(scene.image.bands)
+    if augment.class_share == 1:
+        return draw_view(augment, rng, scene.size, window, bands=bands)
+    with scene.label.session() as read_label:
+        return draw_view(augment, rng, scene.size, window, bands=bands, read_label=read_label)
 
 
 def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
@@ -185,7 +202,7 @@ def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
     ]
 
 
-def _read_batch(scenes: Sequence[Any], views: Sequence[View], place: _Place) -> Callable[[], Batch]:
+def _read_batch(scenes: Sequence[Any], views: Sequence[View | Warp], place: _Place) -> Callable[[], Batch]:
     """Read this process's regions of a batch, and return a function that places them on the devices.
 
     Reading happens in the prefetching thread, placing in the consumer's: at exit no thread is inside JAX.
@@ -201,21 +218,19 @@ def _read_batch(scenes: Sequence[Any], views: Sequence[View], place: _Place) -> 
         with scene.image.session() as read_image, scene.label.session() as read_label:
             for region in regions:
                 window = _clip(place.grid.window(region, *place.canvas), view.size)
-                source = view.source(window)
-                pixels, valid = map(view.orient, read_image(source))
-                label = np.where(valid, view.orient(read_label(source)), np.uint8(IGNORE))
+                pixels, valid, label = view.look(window, read_image, read_label)
                 key = slot, region
                 parts["image"][key] = _pad(_narrow(pixels), h, w, 0)
                 parts["valid"][key] = _pad(valid, h, w, False)
                 parts["label"][key] = _pad(label, h, w, IGNORE)
-    photometry = {name: np.array([getattr(view, name) for view in views], np.float32) for name in ("gain", "offset")}
+    shades = shade_arrays([view.shade for view in views])
 
     def put() -> Batch:
         out = {
             name: _assemble(part, shape if name == "image" else shape[:-1], place.layout)
             for name, part in parts.items()
         }
-        for name, values in photometry.items():
+        for name, values in shades.items():
             out[name] = jax.make_array_from_callback(values.shape, place.layout.per_scene, values.__getitem__)
         return out
 

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holojax.data import NO_AUGMENT, Augment
-from holojax.data.augment import View, draw_view
+from holojax.data.augment import draw_view
+from holojax.data.geometry import View
+from holojax.data.photometry import NEUTRAL
 from holojax.errors import ConfigError
 from holojax.parallel import RegionGrid, Window
 
@@ -54,7 +56,7 @@ def test_what_is_not_asked_for_is_not_drawn(augment, ways):
     square = np.arange(9).reshape(3, 3)
     views = [draw_view(augment, np.random.default_rng(seed), (3, 3)) for seed in range(60)]
     assert len({view.orient(square).tobytes() for view in views}) == ways
-    assert all((view.gain, view.offset) == (1, 0) for view in views)
+    assert all(view.shade == NEUTRAL for view in views)
 
 
 def test_rotations_turn_as_numpy_turns():
@@ -77,11 +79,13 @@ def test_a_long_window_turns_only_where_the_turned_crop_fits():
 
 def test_contrast_leaves_the_center_alone_and_brightness_shifts():
     draws = [draw_view(Augment(contrast=0.3, center=100), np.random.default_rng(seed), (4, 4)) for seed in range(99)]
-    gains = np.array([view.gain for view in draws])
-    np.testing.assert_allclose([100 * view.gain + view.offset for view in draws], 100)
+    gains = np.array([view.shade.gain for view in draws])
+    np.testing.assert_allclose([100 * view.shade.gain + view.shade.offset for view in draws], 100)
     assert 0.7 <= gains.min() < 0.75
     assert 1.25 < gains.max() <= 1.3
-    offsets = [draw_view(Augment(brightness=20), np.random.default_rng(seed), (4, 4)).offset for seed in range(99)]
+    offsets = [
+        draw_view(Augment(brightness=20), np.random.default_rng(seed), (4, 4)).shade.offset for seed in range(99)
+    ]
     assert -20 <= min(offsets) < -15
     assert 15 < max(offsets) <= 20
 

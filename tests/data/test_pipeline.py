@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from holojax.data import Augment, RasterScenes, SceneReader, eval_batches, load_scene, pipeline, train_batches
-from holojax.data.augment import View, draw_view
+from holojax.data.augment import draw_view
+from holojax.data.geometry import View
 from holojax.errors import ConfigError, LabelError, LayoutError, RasterError
 from holojax.parallel import Layout, RegionGrid, Window
 
@@ -111,7 +112,8 @@ def test_batches_do_not_depend_on_the_mesh(square, data, region):
 def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
     batches = take(train_batches(square, GRID, Layout.create(1, 4), batch=1, window=window, augment=AUGMENT, seed=8), 6)
     for step, batch in enumerate(batches):
-        view = draw_view(AUGMENT, np.random.default_rng((8, 1, step, 0)), (24, 24), window)
+        epoch, number = pipeline._pick(len(square), 8, step)
+        view = draw_view(AUGMENT, np.random.default_rng((8, 1, epoch, number)), (24, 24), window)
         canvas = window or (24, 24)
         image, label, valid = (GRID.stitch(batch[name], *canvas)[0] for name in ("image", "label", "valid"))
         height, width = view.size
@@ -125,7 +127,9 @@ def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
         np.testing.assert_array_equal(label[:height, :width], wanted[matches.index(True)][1])
         assert (image[~valid] == 0).all()
         assert (label[~valid] == 255).all()
-        np.testing.assert_allclose((batch["gain"], batch["offset"]), ([view.gain], [view.offset]), rtol=1e-6)
+        np.testing.assert_allclose(
+            (batch["gain"], batch["offset"]), ([view.shade.gain], [view.shade.offset]), rtol=1e-6
+        )
 
 
 def test_each_scene_comes_once_an_epoch(square):

@@ -1,0 +1,220 @@
+"""Where the pixels of an augmented scene come from: views, each read window by window, without a seam.
+
+A view never holds the scene. What it gives for a window is the same bytes, whichever window asks, so that regions, read
+by different processes, are slices of one augmented scene.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+
+from holojax.data.classes import IGNORE
+from holojax.data.photometry import NEUTRAL, Shade
+from holojax.parallel import Window
+
+ReadImage = Callable[[Window], tuple[np.ndarray, np.ndarray]]
+ReadLabel = Callable[[Window], np.ndarray]
+Seen = tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]
+
+# Side of what a warp computes at once, pixels: positions and weights take 100 bytes a pixel. A turned region needs the
+# pixels of a rectangle of up to twice its area; small squares need no more in all than one large one does.
+BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One look at a scene on its own grid of pixels: a rectangle, transposed or not, then mirrored or not.
+
+    Attributes:
+        area: the rectangle in the file.
+        transpose: swap rows and columns first.
+        flip_rows, flip_cols: then mirror.
+        shade: what the device does to its values.
+    """
+
+    area: Window
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_cols: bool = False
+    shade: Shade = NEUTRAL
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as seen, that is after transposition."""
+        height, width = self.area.height, self.area.width
+        return (width, height) if self.transpose else (height, width)
+
+    def source(self, window: Window) -> Window:
+        """Return the rectangle of the file that holds a window of the view (which must lie inside it)."""
+        height, width = self.size
+        top = height - window.top - window.height if self.flip_rows else window.top
+        left = width - window.left - window.width if self.flip_cols else window.left
+        rows, cols = window.height, window.width
+        if self.transpose:
+            top, left, rows, cols = left, top, cols, rows
+        return Window(self.area.top + top, self.area.left + left, rows, cols)
+
+    def orient(self, pixels: Shaped[np.ndarray, "rows cols ..."]) -> np.ndarray:
+        """Turn pixels read from the file, `[rows cols ...]`, the way the view sees them."""
+        if self.transpose:
+            pixels = pixels.swapaxes(0, 1)
+        return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_cols else 1]
+
+    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel) -> Seen:
+        """Read what the view shows in a window: pixels, where they are valid, and labels, ignored where not."""
+        source = self.source(window)
+        pixels, valid = map(self.orient, read_image(source))
+        return pixels, valid, np.where(valid, self.orient(read_label(source)), np.uint8(IGNORE))
+
+    def places(
+        self, rows: Int[np.ndarray, "*n"], cols: Int[np.ndarray, "*n"]
+    ) -> tuple[Int[np.ndarray, "*n"], Int[np.ndarray, "*n"]]:
+        """Return row and column in the file of pixels of the view."""
+        height, width = self.size
+        rows = height - 1 - rows if self.flip_rows else rows
+        cols = width - 1 - cols if self.flip_cols else cols
+        if self.transpose:
+            rows, cols = cols, rows
+        return self.area.top + rows, self.area.left + cols
+
+
+@dataclasses.dataclass(frozen=True)
+class Warp:
+    """One look at a scene between its pixels: scaled and turned freely.
+
+    Pixel (i, j) of the view lies at `matrix @ ((i, j) + 1/2 - size / 2) + center` in the file, in pixels from its upper
+    left corner, so that centres of pixels are at halves. A label is that of the file's pixel which holds the place, and
+    the view is valid where that one is. Images are bilinear, between valid pixels alone: what is not valid, or beyond
+    the file, has no weight and the others share it. Plain bilinear, as mmseg resizes: at a scale of 1/2 it is the mean
+    of four pixels, below that pixels are left out. Integers are rounded.
+
+    Attributes:
+        size: height and width as seen.
+        matrix: 2 x 2, rows first.
+        center: row and column in the file of the middle of the view.
+        scene: height and width of the file.
+        shade: what the device does to its values.
+    """
+
+    size: tuple[int, int]
+    matrix: tuple[tuple[float, float], tuple[float, float]]
+    center: tuple[float, float]
+    scene: tuple[int, int]
+    shade: Shade = NEUTRAL
+
+    def positions(
+        self, rows: Int[np.ndarray, "*#n"], cols: Int[np.ndarray, "*#n"]
+    ) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
+        """Return row and column in the file, pixels from its corner, of the centres of pixels of the view."""
+        # Number by number from the pixel's own place: so no window gives a place that another does not.
+        down, right = rows + (0.5 - self.size[0] / 2), cols + (0.5 - self.size[1] / 2)
+        (a, b), (c, d) = self.matrix
+        return a * down + b * right + self.center[0], c * down + d * right + self.center[1]
+
+    def source(self, window: Window) -> Window:
+        """Return the rectangle of the file, perhaps empty, that a window of the view is computed from."""
+        if not window.height or not window.width:
+            return Window(0, 0, 0, 0)
+        last = (window.top + window.height - 1, window.left + window.width - 1)
+        corners = self.positions(*np.ix_([window.top, last[0]], [window.left, last[1]]))
+        spans = []
+        for places, extent in zip(corners, self.scene, strict=True):
+            # One pixel more than the centres ask for: the other neighbour in bilinear interpolation.
+            start = max(math.floor(places.min() - 0.5), 0)
+            spans.append((start, min(math.floor(places.max() - 0.5) + 2, extent) - start))
+        (top, height), (left, width) = spans
+        return Window(top, left, height, width) if height > 0 and width > 0 else Window(0, 0, 0, 0)
+
+    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel) -> Seen:
+        """Compute what the view shows in a window: pixels, where they are valid, and labels, ignored where not."""
+        empty, _ = read_image(Window(0, 0, 0, 0))  # says bands and dtype
+        pixels = np.zeros((window.height, window.width, empty.shape[-1]), empty.dtype)
+        valid = np.zeros((window.height, window.width), bool)
+        labels = np.full((window.height, window.width), IGNORE, np.uint8)
+        for part in _blocks(window):
+            box = self.source(part)
+            if not box.height:
+                continue
+            here = (
+                slice(part.top - window.top, part.top - window.top + part.height),
+                slice(part.left - window.left, part.left - window.left + part.width),
+            )
+            rows, cols = np.ix_(
+                np.arange(part.top, part.top + part.height), np.arange(part.left, part.left + part.width)
+            )
+            down, right = self.positions(rows, cols)
+            image, inside = read_image(box)
+            # A rim that is not valid stands for all that lies beyond the file.
+            inside = np.pad(inside, 1)
+            nearest = _flat(np.floor(down), np.floor(right), box)
+            valid[here] = inside.ravel()[nearest]
+            labels[here] = np.where(valid[here], np.pad(read_label(box), 1).ravel()[nearest], np.uint8(IGNORE))
+            seen = _bilinear(np.pad(image, ((1, 1), (1, 1), (0, 0))), inside, down - 0.5, right - 0.5, box)
+            pixels[here] = np.where(valid[here][..., None], seen, 0)
+        return pixels, valid, labels
+
+    def places(
+        self, rows: Int[np.ndarray, "*n"], cols: Int[np.ndarray, "*n"]
+    ) -> tuple[Int[np.ndarray, "*n"], Int[np.ndarray, "*n"]]:
+        """Return row and column in the file of the pixels whose labels the view shows, perhaps beyond the file."""
+        down, right = self.positions(rows, cols)
+        return np.floor(down).astype(np.int64), np.floor(right).astype(np.int64)
+
+
+def draw_place(
+    scene: tuple[int, int], window: tuple[int, int], matrix: np.ndarray, down: float, across: float
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return size and center of a warp by `matrix`: a crop of `window` that lies in the scene as far as it can.
+
+    The view is no larger than the warped scene; `down` and `across`, 0 to 1, say where in the scene it lies.
+    """
+    seen = np.abs(np.linalg.inv(matrix)) @ np.asarray(scene, float)
+    rows, cols = (max(min(most, int(extent + 0.5)), 1) for most, extent in zip(window, seen, strict=True))
+    reach = np.abs(matrix) @ (rows, cols) / 2
+    center = tuple(
+        float(half + share * (extent - 2 * half)) if 2 * half <= extent else extent / 2
+        for half, extent, share in zip(reach, scene, (down, across), strict=True)
+    )
+    return (rows, cols), center
+
+
+def _blocks(window: Window) -> Iterator[Window]:
+    bottom, right = window.top + window.height, window.left + window.width
+    for top in range(window.top, bottom, BLOCK):
+        for left in range(window.left, right, BLOCK):
+            yield Window(top, left, min(BLOCK, bottom - top), min(BLOCK, right - left))
+
+
+def _flat(rows: np.ndarray, cols: np.ndarray, box: Window) -> np.ndarray:
+    """Return where pixels of the file, whole numbers, lie in a flattened array of `box` with a rim of one pixel."""
+    rows = np.clip(rows.astype(np.int64) - box.top + 1, 0, box.height + 1)
+    cols = np.clip(cols.astype(np.int64) - box.left + 1, 0, box.width + 1)
+    return rows * (box.width + 2) + cols
+
+
+def _bilinear(image: np.ndarray, inside: np.ndarray, down: np.ndarray, right: np.ndarray, box: Window) -> np.ndarray:
+    """Interpolate `image`, that of `box` with a rim, where whole numbers are centres of pixels of the file."""
+    # 24 bits hold what 16 have, and float32; no more.
+    kind = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
+    values, there = image.reshape(-1, image.shape[-1]), inside.ravel()
+    top, left = np.floor(down), np.floor(right)
+    low, far = (down - top).astype(kind), (right - left).astype(kind)
+    total = np.zeros((*down.shape, image.shape[-1]), kind)
+    mass, whole = np.zeros(down.shape, kind), np.ones(down.shape, bool)
+    for step_down, part_down in ((0, 1 - low), (1, low)):
+        for step_right, part_right in ((0, 1 - far), (1, far)):
+            at = _flat(top + step_down, left + step_right, box)
+            counts = there[at]
+            weight = part_down * part_right * counts
+            total += weight[..., None] * values[at]
+            mass += weight
+            whole &= counts
+    if not whole.all():
+        # Only where a neighbour is missing: so the same pixel has the same bytes, whatever else is computed with it.
+        total /= np.where(whole | (mass == 0), 1, mass)[..., None].astype(kind)
+    return np.rint(total).astype(image.dtype) if image.dtype.kind in "iu" else total.astype(image.dtype)
