@@ -200,8 +200,13 @@ MODELS = {
 
 # --- the other sections of an experiment -----------------------------------------------------------------
 
+DATA_SETS = (  # uavid_rest: REST's order of the classes; fbp_16bit: bands the other way round
+    *("folder", "fbp", "fbp_16bit", "glh_water", "uavid", "uavid_rest", "deepglobe"),
+    *("wuhan", "guangdong", "isic", "crag"),
+)
+
 DATA = dict(
-    name=Choice(("folder", "fbp")),  # how the files lie and what the labels mean; fbp: Five-Billion-Pixels
+    name=Choice(DATA_SETS),  # how the files lie and what the labels mean: holojax.data.datasets
     root="",  # folder that holds {split}/{image,label}/*.tif|png
     split="train",  # subfolder trained on
     bands=None,  # indices of the bands to read, from 0; None: the first model.bands

@@ -1,17 +1,19 @@
 """From a configuration to scenes: opened, or made first where a generator is named and nothing is there."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from holojax.data import Augment, ClassTable, RasterScenes
-from holojax.data.datasets import fbp
+from holojax.data.datasets import SETS, fbp, open_set
 from holojax.data.files import RECORD
 from holojax.data.synthetic import write_scenes
 from holojax.errors import RasterError
 
-READERS = {"folder": RasterScenes.from_folder, "fbp": fbp.open_scenes}
+READERS = {name: functools.partial(open_set, facts) for name, facts in SETS.items()}
+READERS["folder"] = RasterScenes.from_folder  # its classes are those of the configuration, not of a file beside it
 
 
 def open_scenes(cfg: Any, split: str) -> RasterScenes:
@@ -35,13 +37,18 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
         "nodata": data.nodata,
         "nodata_tolerance": data.nodata_tolerance,
     }
-    if data.name == "fbp" and label_map is None:
-        del settings["label_map"]
+    if data.name != "folder" and label_map is None:
+        del settings["label_map"]  # the set knows its own
     return READERS[data.name](data.root, split, **settings)
 
 
 def class_table(cfg: Any) -> ClassTable:
-    """Return names and colours of the classes: numbered and evenly coloured where there are none."""
+    """Return names and colours of the classes: the data set's own, or numbered and evenly coloured, where none are
+    given.
+    """
+    own = SETS[cfg.data.name].classes
+    if len(own) == cfg.model.classes and not (cfg.data.class_names or cfg.data.palette):
+        return own
     return ClassTable.complete(cfg.model.classes, cfg.data.class_names, cfg.data.palette)
 
 

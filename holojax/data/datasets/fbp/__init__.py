@@ -7,20 +7,18 @@ Source: Tong, Xia, Zhu: "Enabling country-scale land cover mapping with meter-re
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 
 from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.datasets.base import ALL, Files, SceneSet
 from holojax.data.files import write_geotiff, write_once
-from holojax.data.scenes import LAYOUT, RasterScenes, find_pairs
-from holojax.errors import ConfigError, RasterError
-
-URL = "https://x-ytong.github.io/project/Five-Billion-Pixels.html"
+from holojax.errors import ConfigError
 
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("industrial area", (200, 0, 0)),
@@ -60,29 +58,40 @@ STD = (44.5, 51.0, 50.0, 47.1)
 """Standard deviation of the 8-bit images, by band."""
 
 LABEL_SUFFIX = "_24label"
+NAME = r"([^/]+?)(?:_24label)?\.(?:tiff?|png|jpe?g)$"
 
 
-def where_to_get_it(folder: str | os.PathLike[str]) -> str:
-    """Say where the data come from and how the folder is laid out."""
-    return (
-        f"Five-Billion-Pixels is not downloaded automatically. Get the 8-bit images and the index labels "
-        f"from {URL}, split them, and put them in {folder} as {LAYOUT}. Labels hold 0 (not labelled) and "
-        f"1..24 and may be called NAME{LABEL_SUFFIX}.png."
-    )
+_LABELS = ("{split}/label/*", "{split}/annotation/*")
+_SPLIT = tuple(Files((f"{{split}}/{folder}/*",), _LABELS, NAME) for folder in ("image", "img"))
 
+FACTS = SceneSet(
+    name="fbp",
+    title="Five-Billion-Pixels",
+    url="https://x-ytong.github.io/project/Five-Billion-Pixels.html",
+    citation="Tong, Xia, Zhu: Enabling country-scale land cover mapping with meter-resolution satellite imagery. ISPRS "
+    "Journal 196, 2023.",
+    layout=f"the archives' folders Image__8bit_NirRGB/NAME.tif and Annotation__index/NAME{LABEL_SUFFIX}.png (150) "
+    "with lists train.txt, val.txt and test.txt of names (the authors publish no split; without lists all are in one "
+    "split, `all`), or {train,val,test}/{image,label}/NAME.tif|png (or img and annotation). Labels hold 0 (not "
+    "labelled) and 1..24.",
+    classes=CLASSES,
+    files=(*_SPLIT, Files(("Image__8bit_NirRGB/*.tif*",), ("Annotation__index/*.png",), NAME)),
+    label_map=LABEL_MAP,
+    bands=BANDS,
+    mean=MEAN,
+    std=STD,
+    counts={ALL: 150},
+)
 
-def open_scenes(folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
-    """Open a split of Five-Billion-Pixels; `settings` are those of `RasterScenes` (bands, nodata ...).
-
-    Raises:
-        RasterError: files are missing (says where to get them) or unreadable.
-        LabelError: a label does not fit its image.
-    """
-    try:
-        pairs = find_pairs(folder, split, label_suffix=LABEL_SUFFIX)
-    except RasterError as error:
-        raise RasterError(f"{error} {where_to_get_it(folder)}") from error
-    return RasterScenes(pairs, **({"classes": CLASSES, "label_map": LABEL_MAP} | settings))
+FACTS_16BIT = dataclasses.replace(
+    FACTS,
+    name="fbp_16bit",
+    layout=FACTS.layout.replace("Image__8bit_NirRGB", "Image_16bit_BGRNir"),
+    files=(*_SPLIT, Files(("Image_16bit_BGRNir/*.tif*",), ("Annotation__index/*.png",), NAME)),
+    bands=tuple(reversed(BANDS)),  # blue, green, red, near infrared: the other way round
+    mean=(),
+    std=(),
+)
 
 
 def stand_in(
