@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import rasterio
 from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
+from holojax.data.blocks import Raster
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.scene import open_raster
@@ -97,7 +97,7 @@ class LabelReader:
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width))
 
-    def _read(self, source: rasterio.DatasetReader, window: Window) -> np.ndarray:
+    def _read(self, source: Raster, window: Window) -> np.ndarray:
         height = max(min(window.height, self.height - window.top), 0)
         width = max(min(window.width, self.width - window.left), 0)
         labels = np.full((window.height, window.width), IGNORE, np.uint8)

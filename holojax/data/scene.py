@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data import nodata as holes
+from holojax.data.blocks import SCHEME, Raster, open_blocks
 from holojax.errors import RasterError
 from holojax.parallel import Window
 
@@ -39,8 +40,8 @@ def allow_no_georeference() -> None:
 
 
 @contextlib.contextmanager
-def open_raster(path: str | os.PathLike[str]) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster for reading with rasterio; every failure, of opening or reading, names the file.
+def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
+    """Open a raster, a file or blocks, for reading with rasterio; every failure, of opening or reading, names it.
 
     A dataset must stay in the thread that opened it. That a raster has no georeferencing is no warning here:
     `SceneReader.open` says it once.
@@ -51,8 +52,12 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[rasterio.DatasetReader
     path = os.fspath(path)
     allow_no_georeference()
     try:
-        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(path) as source:
-            yield source
+        with rasterio.Env(**GDAL_OPTIONS):
+            if path.startswith(SCHEME):
+                yield open_blocks(path)
+            else:
+                with rasterio.open(path) as source:
+                    yield source
     except RasterioError as error:
         if "://" not in path and not path.startswith("/vsi") and not os.path.exists(path):
             raise RasterError(f"{path}: no such file. Check the path and that the data are in place.") from error
@@ -149,7 +154,7 @@ class SceneReader:
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width))
 
-    def _read(self, source: rasterio.DatasetReader, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, source: Raster, window: Window) -> tuple[np.ndarray, np.ndarray]:
         if window.top < 0 or window.left < 0:
             raise RasterError(f"{self.path}: a window starts in the scene, found {window}.")
         height = max(min(window.height, self.height - window.top), 0)
@@ -161,7 +166,7 @@ class SceneReader:
             pixels[:height, :width], valid[:height, :width] = self._read_inside(source, inner)
         return pixels, valid
 
-    def _read_inside(self, source: rasterio.DatasetReader, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read_inside(self, source: Raster, window: Window) -> tuple[np.ndarray, np.ndarray]:
         margin = holes.HALO if self.nodata is not None and self.nodata_tolerance > 0 else 0
         top, left = max(window.top - margin, 0), max(window.left - margin, 0)
         bottom = min(window.top + window.height + margin, self.height)
@@ -188,7 +193,7 @@ class SceneReader:
         return pixels[rows, cols], valid[rows, cols]
 
 
-def _pick_bands(source: rasterio.DatasetReader, bands: tuple[int, ...] | None) -> tuple[int, ...]:
+def _pick_bands(source: Raster, bands: tuple[int, ...] | None) -> tuple[int, ...]:
     if bands is None:
         return tuple(i for i, meaning in enumerate(source.colorinterp) if meaning != ColorInterp.alpha)
     missing = [band for band in bands if not 0 <= band < source.count]

@@ -1,0 +1,255 @@
+"""TFDS builders of the data sets: an index of their scenes, or their pixels as blocks; no TensorFlow is needed.
+
+`index` takes seconds: headers only, pixels stay in the files. `blocks` copies all pixels into array_record. Records are
+written one after another in the order of the scenes: TFDS's shuffling writer would gather a whole set in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_blocks
+from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
+from holojax.data.scene import open_raster
+from holojax.data.scenes import RasterScenes
+from holojax.errors import ConfigError, LabelError, RasterError
+
+INDEX, BLOCKS = "index", "blocks"
+_PER_SHARD = 1024  # blocks: below 1 GB each, of three bands of uint8
+
+
+class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds a data set out of the folder that it was unpacked in (`manual_dir`).
+
+    Args:
+        counts: scenes that are expected in each split; None: those published, `{}`: whatever there is.
+        codec: of the images' blocks, see `holojax.data.blocks.encode`; labels are always `zstd`.
+        settings: those of any TFDS builder: `data_dir`, `config` ("index" or "blocks").
+
+    Raises, from `download_and_prepare`:
+        RasterError: files are missing (all are named) or unreadable. LabelError: a label has another size.
+    """
+
+    FACTS: ClassVar[SceneSet]
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name=INDEX, description="Paths, sizes and places of the scenes."),
+        tfds.core.BuilderConfig(name=BLOCKS, description=f"Pixels as encoded blocks of {SIDE} x {SIDE}."),
+    ]
+
+    def __init__(self, *, counts: Mapping[str, int] | None = None, codec: str = "zstd", **settings: Any) -> None:
+        self._counts, self._codec = counts, codec
+        super().__init__(**{"file_format": "array_record"} | settings)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        facts = self.FACTS
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{facts.title}. {facts.layout}",
+            homepage=facts.url,
+            citation=facts.citation,
+            features=_index_features() if self.builder_config.name == INDEX else _block_features(),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        raise NotImplementedError("records are written in order by _download_and_prepare")
+
+    def _generate_examples(self) -> Any:
+        raise NotImplementedError("records are written in order by _download_and_prepare")
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        folder = _manual_folder(self.FACTS, download_config.manual_dir)
+        facts = resolve(self.FACTS, folder)
+        found = verify(facts, folder, self._counts)
+        if self.builder_config.name == BLOCKS and facts.inspect is not None:
+            for line in facts.inspect(folder):
+                logging.warning("%s: %s", facts.title, line)
+        info = self._info()  # of the folder that is being filled; `self.info` is of the finished one
+        writer = tfds.core.SequentialWriter(info, _PER_SHARD, file_format="array_record")
+        writer.initialize_splits(sorted(found.scenes))
+        write = self._write_index if self.builder_config.name == INDEX else self._write_blocks
+        scenes = write(writer, found)
+        writer.close_all()
+        self.info.set_splits(info.splits)
+        self.info.metadata.update(_class_facts(facts), scenes=scenes)
+
+    def _write_index(self, writer: Any, found: Survey) -> list[dict[str, Any]]:
+        for split, scenes in found.scenes.items():
+            writer.add_examples({split: [_index_record(split, scene) for scene in scenes]})
+        return []
+
+    def _write_blocks(self, writer: Any, found: Survey) -> list[dict[str, Any]]:
+        table = []
+        for split, scenes in found.scenes.items():
+            count = 0
+            for scene in tfds.core.utils.tqdm(scenes, desc=f"{split}: scenes", unit=" scenes"):
+                entry: dict[str, Any] = dict(name=scene.name, split=split)
+                for part, path in ((IMAGE, scene.image), (LABEL, scene.label)):
+                    if path is None:
+                        continue
+                    with open_raster(path) as source:
+                        entry[part] = dict(first=count, side=SIDE, **describe(source))
+                        for records in read_blocks(source, self._codec if part == IMAGE else "zstd", SIDE):
+                            named = [dict(record, scene=scene.name, part=part) for record in records]
+                            writer.add_examples({split: named})
+                            count += len(records)
+                _check_sizes(scene, entry)
+                table.append(entry)
+        return table
+
+
+def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
+    """Open the labelled scenes of a split of a data set that was built, as `index` or as `blocks`.
+
+    Both give the same pixels and labels. `folder` is the builder's (`.../fbp/index/1.0.0`); `settings` are those of
+    `RasterScenes` and replace the set's own.
+
+    Raises:
+        RasterError: nothing was built there, the split does not exist, or a file changed since it was indexed.
+    """
+    root = Path(folder)
+    if not (root / "metadata.json").exists():
+        raise RasterError(f"{root}: no data set was built here. Call its builder's download_and_prepare().")
+    built = tfds.builder_from_directory(root)
+    if split not in built.info.splits:
+        raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
+    table = json.loads((root / "metadata.json").read_text())
+    pairs = list(_indexed(built, split) if not table["scenes"] else _blocked(root, table, split))
+    if not pairs:
+        raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
+    return RasterScenes(pairs, **(classes_of(table) | settings))
+
+
+def classes_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of `RasterScenes` that a built set's `metadata.json` holds: classes, map and coding."""
+    from holojax.data.classes import ClassTable
+    from holojax.data.coding import Coding
+
+    palette = tuple(tuple(colour) for colour in table["palette"])
+    label_map = table["label_map"] and {int(raw): target for raw, target in table["label_map"].items()}
+    coding = dict(table["coding"], colours=tuple(tuple(colour) for colour in table["coding"]["colours"]))
+    return dict(classes=ClassTable(tuple(table["names"]), palette), label_map=label_map, coding=Coding(**coding))
+
+
+def _class_facts(facts: SceneSet) -> dict[str, Any]:
+    coding = facts.coding
+    return dict(
+        names=list(facts.classes.names),
+        palette=[list(colour) for colour in facts.classes.palette],
+        label_map=facts.label_map and {str(raw): target for raw, target in facts.label_map.items()},
+        coding=dict(colours=[list(c) for c in coding.colours], threshold=coding.threshold, above=coding.above),
+        bands=list(facts.bands),
+        mean=list(facts.mean),
+        std=list(facts.std),
+    )
+
+
+def _index_features() -> tfds.features.FeaturesDict:
+    text = tfds.features.Text
+    return tfds.features.FeaturesDict(
+        dict(
+            scene_id=text(),
+            split=text(),
+            image_path=text(),
+            label_path=text(doc="empty where the scene has no label"),
+            height=np.int64,
+            width=np.int64,
+            bands=np.int64,
+            dtype=text(),
+            crs=text(doc="WKT, empty where the file has none"),
+            transform=tfds.features.Tensor(shape=(6,), dtype=np.float64),
+            nodata=text(doc="empty where the file has none"),
+            image_state=text(doc="bytes and time of change when it was indexed"),
+            label_state=text(),
+        )
+    )
+
+
+def _block_features() -> tfds.features.FeaturesDict:
+    data = tfds.features.Tensor(shape=(), dtype=np.object_)  # bytes
+    text = tfds.features.Text
+    return tfds.features.FeaturesDict(
+        dict(scene=text(), part=text(), row=np.int64, col=np.int64, pixels=data, mask=data)
+    )
+
+
+def _index_record(split: str, scene: SceneFiles) -> dict[str, Any]:
+    with open_raster(scene.image) as source:
+        facts = describe(source)
+        dtype = np.result_type(*source.dtypes).name
+    if scene.label is not None:
+        with open_raster(scene.label) as source:
+            _check_sizes(scene, {IMAGE: facts, LABEL: dict(height=source.height, width=source.width)})
+    nodata = facts["nodata"][0]
+    return dict(
+        scene_id=scene.name,
+        split=split,
+        image_path=os.fspath(scene.image.absolute()),
+        label_path="" if scene.label is None else os.fspath(scene.label.absolute()),
+        height=facts["height"],
+        width=facts["width"],
+        bands=len(facts["dtypes"]),
+        dtype=dtype,
+        crs=facts["crs"],
+        transform=np.array(facts["transform"], np.float64),
+        nodata="" if nodata is None else str(nodata),
+        image_state=_state(scene.image),
+        label_state="" if scene.label is None else _state(scene.label),
+    )
+
+
+def _state(path: str | os.PathLike[str]) -> str:
+    found = os.stat(path)
+    return f"{found.st_size} bytes, {found.st_mtime_ns} ns"
+
+
+def _check_sizes(scene: SceneFiles, entry: Mapping[str, Any]) -> None:
+    image, label = entry[IMAGE], entry.get(LABEL)
+    if label is not None and (label["height"], label["width"]) != (image["height"], image["width"]):
+        raise LabelError(
+            f"{scene.label}: expected {image['height']} x {image['width']} pixels (height x width) as its image "
+            f"{scene.image}, found {label['height']} x {label['width']}. Resample or replace the label."
+        )
+
+
+def _indexed(built: Any, split: str) -> Iterator[tuple[str, str]]:
+    for record in built.as_data_source(split=split):
+        paths = []
+        for part in (IMAGE, LABEL):
+            path, state = record[f"{part}_path"].decode(), record[f"{part}_state"].decode()
+            if not path:
+                break
+            if not os.path.exists(path):
+                raise RasterError(f"{path}: no such file; it was there when it was indexed. Build the index again.")
+            if _state(path) != state:
+                raise RasterError(
+                    f"{path}: changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
+                )
+            paths.append(path)
+        if len(paths) == 2:
+            yield paths[0], paths[1]
+
+
+def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, str]]:
+    for scene in table["scenes"]:
+        if scene["split"] == split and LABEL in scene:
+            yield tuple(block_path(root, part, split, scene["name"]) for part in (IMAGE, LABEL))
+
+
+def _manual_folder(facts: SceneSet, manual_dir: Any) -> Path:
+    if manual_dir is None:
+        raise ConfigError(
+            f"{facts.title}: say where its files are: "
+            f"download_config=tfds.download.DownloadConfig(manual_dir=FOLDER). {facts.instructions()}"
+        )
+    return Path(manual_dir)
