@@ -51,7 +51,7 @@ def encode(pixels: Shaped[np.ndarray, "c h w"], codec: str = "zstd") -> bytes:
     Raises:
         ConfigError: the codec does not exist or cannot hold such pixels.
     """
-    from holojax.data.scene import allow_no_georeference  # which reads blocks
+    from holojax.data.raster import allow_no_georeference  # which reads blocks
 
     allow_no_georeference()
     bands, height, width = pixels.shape

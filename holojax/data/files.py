@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from rasterio.errors import RasterioError
 
 from holojax.data.classes import ClassTable
-from holojax.data.scene import allow_no_georeference
+from holojax.data.raster import allow_no_georeference
 from holojax.errors import ConfigError, RasterError
 
 RECORD = "scenes.json"

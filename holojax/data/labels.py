@@ -15,7 +15,7 @@ from rasterio.windows import Window as RasterWindow
 from holojax.data.blocks import Raster
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
-from holojax.data.scene import open_raster
+from holojax.data.raster import open_raster
 from holojax.errors import ConfigError, LabelError
 from holojax.parallel import Window
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,57 +14,13 @@ import rasterio.crs
 from absl import logging
 from jaxtyping import Bool, Shaped
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data import nodata as holes
-from holojax.data.blocks import SCHEME, Raster, open_blocks
+from holojax.data.blocks import Raster
+from holojax.data.raster import open_raster
 from holojax.errors import RasterError
 from holojax.parallel import Window
-
-# When a PNG is cut short, GDAL's shortcut for whole images gives no error but memory that it never wrote.
-GDAL_OPTIONS = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
-
-_QUIET = ("ignore", None, NotGeoreferencedWarning, None, 0)
-
-
-def allow_no_georeference() -> None:
-    """Silence rasterio's warning about files without georeferencing; HoloJAX says it in its own words.
-
-    No `warnings.catch_warnings`: it swaps the filters of the process, and rasters are read in several
-    threads.
-    """
-    if warnings.filters[:1] != [_QUIET]:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-
-
-@contextlib.contextmanager
-def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
-    """Open a raster, a file or blocks, for reading with rasterio; every failure, of opening or reading, names it.
-
-    A dataset must stay in the thread that opened it. That a raster has no georeferencing is no warning here:
-    `SceneReader.open` says it once.
-
-    Raises:
-        RasterError: the file is missing, no raster, or damaged.
-    """
-    path = os.fspath(path)
-    allow_no_georeference()
-    try:
-        with rasterio.Env(**GDAL_OPTIONS):
-            if path.startswith(SCHEME):
-                yield open_blocks(path)
-            else:
-                with rasterio.open(path) as source:
-                    yield source
-    except RasterioError as error:
-        if "://" not in path and not path.startswith("/vsi") and not os.path.exists(path):
-            raise RasterError(f"{path}: no such file. Check the path and that the data are in place.") from error
-        cause = error.__cause__ or error
-        raise RasterError(
-            f"{path}: expected a readable raster, but GDAL says: {cause}. The file is damaged, cut short or "
-            f"of a kind that GDAL does not read; copy or download it again."
-        ) from error
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data.classes import IGNORE, ClassTable
-from holojax.data.scene import SceneReader, allow_no_georeference, open_raster
+from holojax.data.raster import allow_no_georeference, open_raster
+from holojax.data.scene import SceneReader
 from holojax.errors import RasterError
 from holojax.parallel import Window
 

@@ -14,7 +14,8 @@ from rasterio.enums import Resampling
 
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.labels import LabelReader
-from holojax.data.scene import SceneReader, allow_no_georeference, open_raster
+from holojax.data.raster import allow_no_georeference, open_raster
+from holojax.data.scene import SceneReader
 from holojax.errors import RasterError
 
 GAP = 8

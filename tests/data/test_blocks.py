@@ -8,7 +8,8 @@ from holojax.data import blocks
 from holojax.data.blocks import BlockRaster, block_path, describe, encode, read_blocks
 from holojax.data.files import write_geotiff
 from holojax.data.labels import LabelReader
-from holojax.data.scene import SceneReader, open_raster
+from holojax.data.raster import open_raster
+from holojax.data.scene import SceneReader
 from holojax.errors import ConfigError, RasterError
 from holojax.parallel import Window
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holojax.data import SceneReader
-from holojax.data.scene import allow_no_georeference
+from holojax.data.raster import allow_no_georeference
 from holojax.errors import RasterError
 from holojax.parallel import Window
 

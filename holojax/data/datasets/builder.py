@@ -18,7 +18,7 @@ from absl import logging
 
 from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_blocks
 from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
-from holojax.data.scene import open_raster
+from holojax.data.raster import open_raster
 from holojax.data.scenes import RasterScenes
 from holojax.errors import ConfigError, LabelError, RasterError
 
