@@ -201,8 +201,8 @@ MODELS = {
 # --- the other sections of an experiment -----------------------------------------------------------------
 
 DATA_SETS = (  # uavid_rest: REST's order of the classes; fbp_16bit: bands the other way round
-    *("folder", "fbp", "fbp_16bit", "glh_water", "uavid", "uavid_rest", "deepglobe"),
-    *("wuhan", "guangdong", "isic", "crag"),
+    *("folder", "fbp", "fbp_16bit", "glh_water", "whu_ohs", "uavid", "uavid_rest", "deepglobe"),
+    *("wuhan", "guangdong", "isic", "crag", "synapse"),
 )
 
 DATA = dict(
@@ -233,8 +233,20 @@ DATA = dict(
 AUGMENT = dict(
     flip=True,  # upside down and left to right, each with probability 1/2
     rotate=True,  # by 0, 90, 180 or 270 degrees
+    angle=0.0,  # largest free turn beside that, degrees either way
+    scale=(1.0, 1.0),  # smallest and largest factor by which the scene grows, 0.25 to 4
+    class_share=1.0,  # of up to 10 crops (data.window) one is taken in which no class has more of the labelled pixels
     brightness=0.0,  # largest change of the brightness, as a fraction of std
     contrast=0.0,  # largest change of the contrast, as a fraction: 0.1 is a factor of 0.9 to 1.1
+    distort=dict(  # mmseg's PhotoMetricDistortion, for red, green and blue in uint8
+        probability=0.0,  # of each of the four
+        brightness=32.0,  # largest shift, raw units
+        contrast=0.5,  # largest change, as a fraction
+        saturation=0.5,  # likewise
+        hue=36.0,  # largest turn, degrees either way
+    ),
+    noise=0.0,  # largest standard deviation of white noise, as a fraction of std
+    band_dropout=0.0,  # probability of each band to be set to its mean; one band always stays
 )
 
 TRAIN = dict(
@@ -417,6 +429,13 @@ def _check_sizes(full: dict[str, Any]) -> None:
         if value is not None and len(value) not in allowed:
             wanted = " or ".join(str(n) for n in allowed)
             raise ConfigError(f"{path}: expected {wanted} entries ({because}), found {len(value)}.")
+    if len(full["augment"]["scale"]) != 2:
+        raise ConfigError(f"augment.scale: expected (smallest, largest), found {full['augment']['scale']}.")
+    if full["augment"]["distort"]["probability"] > 0 and model["bands"] != 3:
+        raise ConfigError(
+            f"augment.distort: changes of colour need red, green and blue (model.bands=3), found {model['bands']} "
+            f"band(s). Set augment.distort.probability to 0; augment.brightness and augment.contrast do for any bands."
+        )
     for pair in full["train"]["loss"]:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise ConfigError(f"train.loss: expected pairs (name, weight), found {pair!r}.")

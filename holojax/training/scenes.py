@@ -9,6 +9,7 @@ import jax
 from holojax.data import Augment, ClassTable, RasterScenes
 from holojax.data.datasets import SETS, fbp, open_set
 from holojax.data.files import RECORD
+from holojax.data.photometry import Distortion
 from holojax.data.synthetic import write_scenes
 from holojax.errors import RasterError
 
@@ -55,12 +56,13 @@ def class_table(cfg: Any) -> ClassTable:
 def augmentation(cfg: Any) -> Augment:
     """Turn `cfg.augment`, which speaks in fractions, into the units of the files."""
     mean, std = cfg.data.mean, cfg.data.std
+    same = dict(cfg.augment.items())
+    brightness, distort = same.pop("brightness"), same.pop("distort")
     return Augment(
-        flip=cfg.augment.flip,
-        rotate=cfg.augment.rotate,
-        brightness=cfg.augment.brightness * sum(std) / len(std),
-        contrast=cfg.augment.contrast,
+        **same,
+        brightness=brightness * sum(std) / len(std),
         center=sum(mean) / len(mean),
+        distort=Distortion(**dict(distort.items())),
     )
 
 

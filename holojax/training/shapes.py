@@ -8,13 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from holojax.data.photometry import shade_arrays
 from holojax.errors import ConfigError
 from holojax.models.base import SceneModel
-from holojax.parallel import Layout
+from holojax.parallel import DATA, Layout
 from holojax.parallel.mesh import placed
 from holojax.training.optimizer import make_optimizer
+from holojax.training.scenes import augmentation
 from holojax.training.state import first_state, take_apart
 from holojax.training.step import BATCH_SPECS, make_recipe, make_train_step
 
@@ -41,19 +45,19 @@ def training_step(
     recipe = make_recipe(cfg, dataclasses.replace(structure, constants=constants), layout)
     optimizer = make_optimizer(cfg.train, structure.frozen)
     state = jax.eval_shape(lambda weights: first_state(weights, optimizer, layout), weights)
-    stack = (scenes, recipe.grid.count, *recipe.grid.region_size(*size))
-    kinds = {
-        "image": ((*stack, model.bands), jnp.uint8),
-        "label": (stack, jnp.uint8),
-        "valid": (stack, jnp.bool),
-        "gain": ((scenes,), jnp.float32),
-        "offset": ((scenes,), jnp.float32),
-    }
-    batch = {
-        name: jax.ShapeDtypeStruct(*kinds[name], sharding=NamedSharding(layout.mesh, spec))
-        for name, spec in BATCH_SPECS.items()
-    }
+    batch = batch_shapes(cfg, layout, (scenes, recipe.grid.count, *recipe.grid.region_size(*size), model.bands))
     return make_train_step(recipe, optimizer, cfg.seed), (placed(state, layout.replicated), batch)
+
+
+def batch_shapes(cfg: Any, layout: Layout, stack: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of training, placed by the layout; `stack` is that of its images, uint8."""
+    kinds = {"image": (stack, jnp.uint8), "label": (stack[:-1], jnp.uint8), "valid": (stack[:-1], jnp.bool)}
+    shade = augmentation(cfg).draw_shade(np.random.default_rng(0), 0.5, 0.5, stack[-1])
+    kinds |= {name: (values.shape, values.dtype) for name, values in shade_arrays([shade] * stack[0]).items()}
+    return {
+        name: jax.ShapeDtypeStruct(*kind, sharding=NamedSharding(layout.mesh, BATCH_SPECS.get(name, P(DATA))))
+        for name, kind in kinds.items()
+    }
 
 
 def scene_size(cfg: Any) -> tuple[int, int]:

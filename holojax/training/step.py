@@ -17,6 +17,7 @@ from holojax.borders import Exact
 from holojax.losses import CrossEntropy, build_losses
 from holojax.losses.whole import batch_losses
 from holojax.ops.normalize import normalize
+from holojax.ops.photometry import distort, white_noise
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.optimizer import map_frozen
@@ -32,7 +33,7 @@ BATCH_SPECS = {
     "valid": P(DATA, REGION),
     "gain": P(DATA),
     "offset": P(DATA),
-}
+}  # what every batch has; what augmentation adds, see `data.photometry`, is of scenes
 
 Batch = dict[str, Array]
 
@@ -67,8 +68,20 @@ def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
 
 
 def normalized(batch: Batch, recipe: Recipe) -> Float[Array, "b r h w c"]:
-    """Return the images of a batch as the model sees them."""
-    return normalize(batch["image"], batch["valid"], recipe.mean, recipe.std, batch["gain"], batch["offset"])
+    """Return the images of a batch as the model sees them, augmented as the batch says."""
+    image, valid = batch["image"], batch["valid"]
+    if "distortion" in batch:
+        image = distort(image.astype(jnp.float32), batch["distortion"])
+    image = normalize(image, valid, recipe.mean, recipe.std, batch["gain"], batch["offset"])
+    if "noise" in batch:
+        regions, h, w, bands = image.shape[1:]
+        down, right = RegionShard(recipe.grid).places(regions)
+        rows, cols = down[:, None] * h + jnp.arange(h), right[:, None] * w + jnp.arange(w)
+        noise = white_noise(batch["grain"], rows, cols, bands) * batch["noise"][:, None, None, None, None]
+        image = jnp.where(valid[..., None], image + noise, 0)
+    if "keep" in batch:
+        image = jnp.where(batch["keep"][:, None, None, None], image, 0)
+    return image
 
 
 def scene_keys(seed: int, step: Array, scenes: int) -> Array:
@@ -97,10 +110,11 @@ def make_train_step(
         return sum(parts.values()), (running_stats(model), {**parts, "labelled": labelled})
 
     structure = recipe.structure
-    sharded = recipe.layout.shard(local_loss, in_specs=(P(), P(), BATCH_SPECS, P(DATA)), out_specs=(P(), (P(), P())))
 
     def step(state: State, constants: Any, batch: Batch) -> tuple[State, dict[str, Array]]:
         keys = scene_keys(seed, state.step, batch["label"].shape[0])
+        specs = (P(), P(), {name: BATCH_SPECS.get(name, P(DATA)) for name in batch}, P(DATA))
+        sharded = recipe.layout.shard(local_loss, in_specs=specs, out_specs=(P(), (P(), P())))
 
         def loss_of(params: Any) -> tuple[Array, Any]:
             params = map_frozen(lambda x, frozen: lax.stop_gradient(x) if frozen else x, params, structure.frozen)
