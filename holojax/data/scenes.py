@@ -56,6 +56,7 @@ class RasterScenes(Sequence):
         coding: how label files write raw values: as numbers, as colours, as numbered objects.
         nodata: image value that means no data in all bands; None: as the file says.
         nodata_tolerance: see `SceneReader.open`.
+        names: of the scenes, each once; None: those of the image files.
 
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
@@ -75,6 +76,7 @@ class RasterScenes(Sequence):
         coding: Coding = NUMBERS,
         nodata: float | int | None = None,
         nodata_tolerance: float | int = 0,
+        names: Sequence[str] | None = None,
     ) -> None:
         if not pairs:
             raise RasterError("Expected at least one pair of image and label, found none. Give (image, label) paths.")
@@ -82,11 +84,12 @@ class RasterScenes(Sequence):
         mapping = None if label_map is None else _numbers(label_map)
         picked = None if bands is None else tuple(bands)
         scenes = []
-        for image, label in pairs:
+        titles = names or [Path(image).stem for image, _ in pairs]
+        for name, (image, label) in zip(titles, pairs, strict=True):
             reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
             labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding)
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
-            scenes.append(SceneSource(Path(image).stem, reader, labels))
+            scenes.append(SceneSource(name, reader, labels))
         self._scenes = tuple(scenes)
         bare = [scene.image.path for scene in scenes if scene.image.crs is None]
         if bare:

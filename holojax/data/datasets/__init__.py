@@ -1,6 +1,18 @@
 """Data sets: where their files lie, what their numbers mean. `SETS` holds all that are known, by name."""
 
-from holojax.data.datasets import crag, deepglobe, fbp, folder, glh_water, guangdong, isic, uavid, wuhan
+from holojax.data.datasets import (
+    crag,
+    deepglobe,
+    fbp,
+    folder,
+    glh_water,
+    guangdong,
+    isic,
+    synapse,
+    uavid,
+    whu_ohs,
+    wuhan,
+)
 from holojax.data.datasets.base import SceneSet, open_set, survey, verify
 
 SETS: dict[str, SceneSet] = {
@@ -10,6 +22,7 @@ SETS: dict[str, SceneSet] = {
         fbp.FACTS,
         fbp.FACTS_16BIT,
         glh_water.FACTS,
+        whu_ohs.FACTS,
         uavid.FACTS,
         uavid.REST_ORDER,
         deepglobe.FACTS,
@@ -17,6 +30,7 @@ SETS: dict[str, SceneSet] = {
         guangdong.FACTS,
         isic.FACTS,
         crag.FACTS,
+        synapse.FACTS,
     )
 }
 

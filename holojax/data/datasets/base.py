@@ -233,6 +233,7 @@ def open_set(facts: SceneSet, folder: str | os.PathLike[str], split: str, **sett
             "%s: %s has %d scenes in %s, found %d.", folder, facts.title, facts.counts[split], split, len(scenes)
         )
     own = {"classes": facts.classes, "label_map": facts.label_map, "coding": facts.coding}
+    own["names"] = [scene.name for scene in scenes]
     return RasterScenes([(scene.image, scene.label) for scene in scenes], **(own | settings))
 
 

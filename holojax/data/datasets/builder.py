@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_blocks
+from holojax.data.classes import ClassTable
+from holojax.data.coding import Coding
 from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
 from holojax.data.raster import open_raster
 from holojax.data.scenes import RasterScenes
@@ -124,17 +126,15 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     if split not in built.info.splits:
         raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
     table = json.loads((root / "metadata.json").read_text())
-    pairs = list(_indexed(built, split) if not table["scenes"] else _blocked(root, table, split))
-    if not pairs:
+    found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split))
+    if not found:
         raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
-    return RasterScenes(pairs, **(classes_of(table) | settings))
+    names, pairs = [name for name, *_ in found], [(image, label) for _, image, label in found]
+    return RasterScenes(pairs, **(classes_of(table) | dict(names=names) | settings))
 
 
 def classes_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of `RasterScenes` that a built set's `metadata.json` holds: classes, map and coding."""
-    from holojax.data.classes import ClassTable
-    from holojax.data.coding import Coding
-
     palette = tuple(tuple(colour) for colour in table["palette"])
     label_map = table["label_map"] and {int(raw): target for raw, target in table["label_map"].items()}
     coding = dict(table["coding"], colours=tuple(tuple(colour) for colour in table["coding"]["colours"]))
@@ -222,7 +222,8 @@ def _check_sizes(scene: SceneFiles, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _indexed(built: Any, split: str) -> Iterator[tuple[str, str]]:
+def _indexed(built: Any, split: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, image and label of the labelled scenes, if no file changed."""
     for record in built.as_data_source(split=split):
         paths = []
         for part in (IMAGE, LABEL):
@@ -237,13 +238,15 @@ def _indexed(built: Any, split: str) -> Iterator[tuple[str, str]]:
                 )
             paths.append(path)
         if len(paths) == 2:
-            yield paths[0], paths[1]
+            yield record["scene_id"].decode(), paths[0], paths[1]
 
 
-def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, str]]:
+def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name and paths of image and label of the labelled scenes."""
     for scene in table["scenes"]:
         if scene["split"] == split and LABEL in scene:
-            yield tuple(block_path(root, part, split, scene["name"]) for part in (IMAGE, LABEL))
+            image, label = (block_path(root, part, split, scene["name"]) for part in (IMAGE, LABEL))
+            yield scene["name"], image, label
 
 
 def _manual_folder(facts: SceneSet, manual_dir: Any) -> Path:

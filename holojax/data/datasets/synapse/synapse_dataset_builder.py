@@ -1,0 +1,11 @@
+"""The TFDS builder of the data set."""
+
+from holojax.data.datasets.builder import SceneBuilder
+from holojax.data.datasets.synapse import FACTS
+
+
+class Builder(SceneBuilder):
+    """Builds the index or the blocks; see `SceneBuilder`."""
+
+    FACTS = FACTS
+    MANUAL_DOWNLOAD_INSTRUCTIONS = FACTS.instructions("manual_dir")

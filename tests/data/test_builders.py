@@ -1,0 +1,288 @@
+import importlib
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from holojax.config import DATA_SETS
+from holojax.data.datasets import SETS, open_set, survey, verify
+from holojax.data.datasets.base import resolve
+from holojax.data.datasets.stand_ins import STAND_INS, write_stand_in
+from holojax.data.datasets.synapse.volumes import read_nifti
+from holojax.errors import ConfigError, LabelError, RasterError
+from tests.parity import shared
+
+tfds = pytest.importorskip("tensorflow_datasets")
+tfds.disable_progress_bar()
+
+SCENES = {
+    "folder": dict(train=2, val=1, test=1),
+    "fbp": dict(train=2, val=1, test=1),
+    "fbp_16bit": dict(train=2, val=1, test=1),
+    "glh_water": dict(train=2, val=1, test=1),
+    "whu_ohs": dict(train=2, val=1, test=2),
+    "uavid": dict(train=4, val=2, test=2),
+    "uavid_rest": dict(train=4, val=2, test=2),
+    "deepglobe": dict(train=2, val=1, test=1),
+    "wuhan": dict(train=2, val=1, test=1),
+    "guangdong": dict(train=2, val=1, test=1),
+    "isic": dict(train=2, val=1, test=1),
+    "crag": dict(train=2, test=1),
+    "synapse": dict(train=6, test=3),
+}
+# What the first pixels of the first row mean, where the stand-ins hold every raw value in turn.
+KNOWN = {
+    "folder": [0, 1, 2],
+    "fbp": [255, *range(24)],  # 0 is not labelled, ids move down by one
+    "fbp_16bit": [255, *range(24)],
+    "glh_water": [0, 1],  # 255 is water
+    "whu_ohs": [255, *range(24)],
+    "uavid": [*range(8)],
+    "uavid_rest": [0, 1, 2, 6, 3, 4, 7, 5],  # the same pixels, REST's ids
+    "deepglobe": [*range(6), 255],  # unknown is ignored
+    "wuhan": [*range(8), 255],
+    "guangdong": [*range(11), 255],
+    "isic": [0, 1],
+    "crag": [0, 1, 1, 1],  # glands number 1, 2 and 255
+    "synapse": [0, 7, 4, 3, 2, 0, 5, 8, 1, 0, 0, 6, 0, 0],
+}
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """Return the folder of a stand-in, made once; tests that change it take a copy."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = write_stand_in(name, tmp_path_factory.mktemp(name) / name)
+        return made[name]
+
+    return get
+
+
+def build(name, folder, target, config="index", **settings):
+    module = importlib.import_module(f"holojax.data.datasets.{name}.{name}_dataset_builder")
+    builder = module.Builder(data_dir=str(target), config=config, **{"counts": {}} | settings)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder)))
+    return builder
+
+
+def test_every_set_has_a_stand_in_and_a_name_in_the_configuration():
+    assert set(SETS) == set(STAND_INS) == set(DATA_SETS) == set(SCENES) == set(KNOWN)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_scenes_are_found_split_and_decoded(stand_in, name):
+    folder = stand_in(name)
+    found = survey(resolve(SETS[name], folder), folder)
+    assert found.missing == ()
+    assert {split: len(scenes) for split, scenes in found.scenes.items()} == SCENES[name]
+    scenes = open_set(SETS[name], folder, "train")
+    assert len({scene.name for scene in scenes}) == SCENES[name]["train"]
+    labels = [scene.label.read() for scene in scenes]
+    np.testing.assert_array_equal(labels[0][0, : len(KNOWN[name])], KNOWN[name])
+    assert set(np.unique(np.concatenate([label.ravel() for label in labels]))) - {255} <= set(
+        range(len(scenes.classes))
+    )
+    if SETS[name].bands:
+        assert scenes.bands == len(SETS[name].bands)
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if name not in ("fbp_16bit", "uavid_rest")])
+def test_builders_index_their_sets(stand_in, tmp_path, name):
+    from holojax.data.datasets.builder import open_built
+
+    builder = build(name, stand_in(name), tmp_path)
+    assert builder.name == name
+    assert {split: info.num_examples for split, info in builder.info.splits.items()} == SCENES[name]
+    record = builder.as_data_source(split="train")[0]
+    assert record["scene_id"].decode()
+    assert os.path.exists(record["image_path"].decode())
+    assert (record["height"], record["width"]) == open_set(SETS[name], stand_in(name), "train")[0].size
+    indexed, direct = open_built(builder.data_dir, "train"), open_set(SETS[name], stand_in(name), "train")
+    assert [scene.name for scene in indexed] == [scene.name for scene in direct]
+    np.testing.assert_array_equal(indexed[1].label.read(), direct[1].label.read())
+    assert indexed.classes == direct.classes
+
+
+@pytest.mark.parametrize("name", ["uavid", "whu_ohs", "glh_water"])
+def test_index_and_blocks_give_the_same_bytes(stand_in, tmp_path, monkeypatch, name):
+    from holojax.data.datasets import builder
+    from holojax.parallel import Window
+
+    monkeypatch.setattr(builder, "SIDE", 16)
+    paths = [build(name, stand_in(name), tmp_path, config).data_dir for config in ("index", "blocks")]
+    index, blocks = (builder.open_built(path, "train") for path in paths)
+    assert [scene.name for scene in index] == [scene.name for scene in blocks]
+    for one, other in zip(index, blocks, strict=True):
+        assert one.size == other.size
+        for window in (Window(0, 0, *one.size), Window(7, 15, 20, 20), Window(30, 40, 30, 30)):
+            for found, expected in zip(other.image.read(window), one.image.read(window), strict=True):
+                assert found.tobytes() == expected.tobytes()
+            np.testing.assert_array_equal(other.label.read(window), one.label.read(window))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "named"),
+    [
+        ("glh_water", ["train/label/00.png", "val/img/00.jpg"], ["train/img/00.jpg has no label",
+                                                                 "val/label/00.png has no image"]),
+        ("uavid", ["train/seq1/Labels/000000.png", "valid/seq16/Labels/000100.png"],
+         ["seq1/Images/000000.png has no label", "seq16/Images/000100.png has no label"]),
+        ("deepglobe", ["train/606_mask.png"], ["606_sat.jpg has no label", "train.txt: 606 is in the list"]),
+        ("fbp", ["Image__8bit_NirRGB/GF2_PMS0__L1A0000-MSS0.tif"],
+         ["MSS0_24label.png has no image", "train.txt: GF2_PMS0"]),
+        ("whu_ohs", ["tr/label/S1_0001.tif", "ts/image/S1_0003.tif"],
+         ["S1_0001.tif has no label", "S1_0003.tif has no image"]),
+        ("synapse", ["label/label0005.nii.gz"], ["img0005.nii.gz has no label"]),
+        ("wuhan", ["classes.json"], ["classes.json: no such file"]),
+    ],
+)  # fmt: skip
+def test_all_that_is_missing_is_named_at_once(stand_in, tmp_path, name, gone, named):
+    folder = shutil.copytree(stand_in(name), tmp_path / name, ignore=shutil.ignore_patterns("scenes", "slices"))
+    for path in gone:
+        (folder / path).unlink()
+    with pytest.raises(RasterError) as error:
+        verify(resolve(SETS[name], folder), folder, {})
+    for part in named:
+        assert part in str(error.value)
+
+
+def test_an_incomplete_set_is_not_built_and_counts_are_named(stand_in, tmp_path):
+    with pytest.raises(
+        RasterError, match=r"(?s)train: expected 200 scenes.*found 2\n.*val: expected 25.*test: expected 25"
+    ):
+        build("glh_water", stand_in("glh_water"), tmp_path, counts=None)
+    with pytest.raises(RasterError, match=r"(?s)no such folder\. GLH-Water is not downloaded.*https://jack-bo1220"):
+        build("glh_water", tmp_path / "none", tmp_path)
+    with pytest.raises(RasterError, match=r"no file like \{split\}/img/\*\.jpg"):
+        verify(SETS["glh_water"], tmp_path)
+
+
+def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):
+    from holojax.data.datasets.builder import open_built
+
+    folder = shutil.copytree(stand_in("glh_water"), tmp_path / "set")
+    built = build("glh_water", folder, tmp_path / "built").data_dir
+    os.utime(folder / "train/img/01.jpg", ns=(1, 1))
+    with pytest.raises(RasterError, match=r"01\.jpg: changed since it was indexed"):
+        open_built(built, "train")
+    (folder / "train/img/01.jpg").unlink()
+    with pytest.raises(RasterError, match=r"01\.jpg: no such file; it was there"):
+        open_built(built, "train")
+    with pytest.raises(RasterError, match="no split 'other'; there are test, train, val"):
+        open_built(built, "other")
+
+
+def test_the_band_order_of_the_two_forms_of_fbp_differs():
+    assert SETS["fbp"].bands == ("near infrared", "red", "green", "blue")
+    assert SETS["fbp_16bit"].bands == ("blue", "green", "red", "near infrared")
+
+
+def test_colours_of_uavid_are_one_class_in_both_orders():
+    official, rest = SETS["uavid"], SETS["uavid_rest"]
+    for raw, name in enumerate(official.classes.names):
+        there = rest.label_map[raw]
+        assert rest.classes.names[there] == name
+        assert rest.classes.palette[there] == official.classes.palette[raw] == rest.coding.colours[raw]
+
+
+def test_a_scene_of_whu_ohs_is_what_its_patches_were_cut_from(stand_in):
+    import rasterio
+
+    folder = stand_in("whu_ohs")
+    scenes = {split: {scene.name: scene for scene in open_set(SETS["whu_ohs"], folder, split)}
+              for split in ("train", "val", "test")}  # fmt: skip
+    assert scenes["train"]["S1"].size == (80, 80)  # 48 + 2 * 16
+    pixels, valid = scenes["train"]["S1"].image.read()
+    assert valid.all()  # the patch that is missing overlaps the others everywhere
+    for split, patch, row, col in (("tr", "S1_0001", 0, 0), ("tr", "S1_0008", 2, 1)):
+        with rasterio.open(folder / split / "image" / f"{patch}.tif") as source:
+            np.testing.assert_array_equal(
+                pixels[16 * row : 16 * row + 48, 16 * col : 16 * col + 48], np.moveaxis(source.read(), 0, -1)
+            )
+    train, val, test = (scenes[split]["S1"].label.read() for split in ("train", "val", "test"))
+    labelled = np.stack([label != 255 for label in (train, val, test)])
+    own = np.zeros((80, 80), bool)
+    own[0:48, 32:80] = True  # patch 3 is of the test split
+    assert not labelled[:2, own].any()
+    assert labelled.sum(0).max() == 1  # no pixel is labelled in two splits
+    assert not labelled[2, ~own].any()
+
+
+def test_patches_that_disagree_are_named(stand_in):
+    lines = SETS["whu_ohs"].inspect(stand_in("whu_ohs"))
+    assert len(lines) == 2  # with its upper and its left neighbour
+    assert all("label/T1_0004.tif differ in 1 of the" in line for line in lines)
+
+
+def test_whu_ohs_may_be_split_by_scene(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("whu_ohs"), tmp_path / "ohs", ignore=shutil.ignore_patterns("scenes"))
+    (folder / "train.txt").write_text("S1\n")
+    (folder / "test.txt").write_text("T1\n")
+    found = verify(SETS["whu_ohs"], folder, {})
+    assert {split: [scene.name for scene in scenes] for split, scenes in found.scenes.items()} == {
+        "train": ["S1"],
+        "test": ["T1"],
+    }
+    label = open_set(SETS["whu_ohs"], folder, "train")[0].label.read()
+    assert (label == 255).mean() < 0.2
+    (folder / "train.txt").write_text("S1\nT1\n")
+    with pytest.raises(RasterError, match=r"T1 is in train\.txt and in test\.txt"):
+        survey(SETS["whu_ohs"], folder)
+
+
+def test_patches_that_cannot_be_placed_ask_for_the_grid(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("whu_ohs"), tmp_path / "ohs", ignore=shutil.ignore_patterns("scenes"))
+    (folder / "grid.json").unlink()
+    with pytest.raises(RasterError, match=r"scene S1 has 8 patches without georeference.*\"S1\": \[rows, columns\]"):
+        survey(SETS["whu_ohs"], folder)
+
+
+def test_volumes_are_read_in_either_byte_order_and_refused_when_cut_short(stand_in, tmp_path):
+    folder = stand_in("synapse")
+    for number in (5, 21):  # little, big endian
+        label = read_nifti(folder / f"label/label{number:04d}.nii.gz")
+        np.testing.assert_array_equal(label[:14, 0, 0], range(14))
+    assert read_nifti(folder / "img/img0021.nii.gz").dtype == np.int16
+    raw = (folder / "img/img0005.nii.gz").read_bytes()
+    (tmp_path / "img0005.nii.gz").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(RasterError, match=r"img0005\.nii\.gz: expected a NIfTI file, cannot read it"):
+        read_nifti(tmp_path / "img0005.nii.gz")
+
+
+def test_a_table_of_classes_that_does_not_fit_is_refused(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("wuhan"), tmp_path / "wuhan")
+    (folder / "classes.json").write_text(json.dumps(dict(names=["one"])))
+    with pytest.raises(ConfigError, match=r"Wuhan-1 has 8 classes, found 1 names"):
+        open_set(SETS["wuhan"], folder, "train")
+    (folder / "classes.json").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match=r"classes\.json: expected"):
+        open_set(SETS["wuhan"], folder, "train")
+
+
+def test_a_label_of_another_size_stops_the_index(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("glh_water"), tmp_path / "set")
+    shutil.copy(folder / "train/label/00.png", folder / "train/label/01.png")
+    with pytest.raises(LabelError, match=r"01\.png: expected 41 x 47 pixels"):
+        build("glh_water", folder, tmp_path / "built")
+
+
+def test_real_scenes_are_read_through_folder(tmp_path):
+    source = shared("data/banepa/pairs")
+    folder = tmp_path / "banepa"
+    folder.mkdir()
+    for split in ("train", "val"):
+        (folder / split).symlink_to(source / split)
+    (folder / "classes.json").write_text(json.dumps(dict(names=["background", "building"])))
+    builder = build("folder", folder, tmp_path / "built")
+    from holojax.data.datasets.builder import open_built
+    from holojax.parallel import Window
+
+    scenes = open_built(builder.data_dir, "train")
+    assert scenes.bands == 3
+    assert scenes[0].image.crs is not None
+    assert set(np.unique(scenes[0].label.read(Window(0, 0, 512, 512)))) <= {0, 1, 255}
