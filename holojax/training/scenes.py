@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from holojax.data import Augment, ClassTable, RasterScenes
-from holojax.data.datasets import SETS, fbp, open_set
+from holojax.data.datasets import SETS, fbp, is_built, open_set
 from holojax.data.files import RECORD
 from holojax.data.photometry import Distortion
 from holojax.data.synthetic import write_scenes
@@ -18,8 +18,9 @@ READERS["folder"] = RasterScenes.from_folder  # its classes are those of the con
 
 
 def open_scenes(cfg: Any, split: str) -> RasterScenes:
-    """Open the scenes of `cfg.data.root / split`; headers only.
+    """Open the scenes of a split; headers only.
 
+    `cfg.data.root` is the folder of the set's files, or what the set's TFDS builder made of it, index or blocks.
     Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. Raises
     RasterError if there are none (says where to get them, which folder to fill), and what the readers raise.
     """
@@ -38,8 +39,13 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
         "nodata": data.nodata,
         "nodata_tolerance": data.nodata_tolerance,
     }
-    if data.name != "folder" and label_map is None:
+    built = is_built(data.root)
+    if label_map is None and (built or data.name != "folder"):
         del settings["label_map"]  # the set knows its own
+    if built:
+        from holojax.data.datasets.builder import open_built  # half a second for TFDS, only where it is needed
+
+        return open_built(data.root, split, **settings)
     return READERS[data.name](data.root, split, **settings)
 
 

@@ -64,8 +64,10 @@ def stand_in(tmp_path_factory):
 
 
 def build(name, folder, target, config="index", **settings):
-    module = importlib.import_module(f"holojax.data.datasets.{name}.{name}_dataset_builder")
-    builder = module.Builder(data_dir=str(target), config=config, **{"counts": {}} | settings)
+    package = name.removesuffix("_16bit").removesuffix("_rest")
+    module = importlib.import_module(f"holojax.data.datasets.{package}.{package}_dataset_builder")
+    kind = getattr(module, {"fbp_16bit": "Fbp16bit", "uavid_rest": "UavidRest"}.get(name, "Builder"))
+    builder = kind(data_dir=str(target), config=config, **{"counts": {}} | settings)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder)))
     return builder
 
@@ -91,7 +93,7 @@ def test_scenes_are_found_split_and_decoded(stand_in, name):
         assert scenes.bands == len(SETS[name].bands)
 
 
-@pytest.mark.parametrize("name", [name for name in SETS if name not in ("fbp_16bit", "uavid_rest")])
+@pytest.mark.parametrize("name", SETS)
 def test_builders_index_their_sets(stand_in, tmp_path, name):
     from holojax.data.datasets.builder import open_built
 
@@ -175,6 +177,21 @@ def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):
         open_built(built, "train")
     with pytest.raises(RasterError, match="no split 'other'; there are test, train, val"):
         open_built(built, "other")
+
+
+@pytest.mark.parametrize("config", [None, "index", "blocks"])
+def test_training_reads_files_index_and_blocks_alike(stand_in, tmp_path, config):
+    from holojax.config import experiment
+    from holojax.training.scenes import open_scenes
+
+    folder = stand_in("glh_water")
+    root = build("glh_water", folder, tmp_path, config).data_dir if config else folder
+    cfg = experiment(model=dict(classes=2), data=dict(name="glh_water", root=str(root)))
+    scenes = open_scenes(cfg, "val")
+    assert scenes.classes == SETS["glh_water"].classes
+    direct = open_set(SETS["glh_water"], folder, "val")
+    assert scenes[0].image.read()[0].tobytes() == direct[0].image.read()[0].tobytes()
+    np.testing.assert_array_equal(scenes[0].label.read(), direct[0].label.read())
 
 
 def test_the_band_order_of_the_two_forms_of_fbp_differs():

@@ -13,7 +13,7 @@ from holojax.data.datasets import (
     whu_ohs,
     wuhan,
 )
-from holojax.data.datasets.base import SceneSet, open_set, survey, verify
+from holojax.data.datasets.base import SceneSet, is_built, open_set, survey, verify
 
 SETS: dict[str, SceneSet] = {
     facts.name: facts
@@ -34,4 +34,4 @@ SETS: dict[str, SceneSet] = {
     )
 }
 
-__all__ = ["SETS", "SceneSet", "open_set", "survey", "verify"]
+__all__ = ["SETS", "SceneSet", "is_built", "open_set", "survey", "verify"]

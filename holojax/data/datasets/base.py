@@ -207,6 +207,11 @@ def verify(facts: SceneSet, folder: str | os.PathLike[str], counts: Mapping[str,
     return found
 
 
+def is_built(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder is what a TFDS builder made (`builder.open_built`), not the files of a set."""
+    return (Path(folder) / "dataset_info.json").exists()
+
+
 def open_set(facts: SceneSet, folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
     """Open the labelled scenes of a split; `settings` are those of `RasterScenes` and replace the set's own.
 

@@ -1,7 +1,7 @@
-"""The TFDS builder of the data set."""
+"""The TFDS builders of the data set and of its other form."""
 
 from holojax.data.datasets.builder import SceneBuilder
-from holojax.data.datasets.uavid import FACTS
+from holojax.data.datasets.uavid import FACTS, REST_ORDER
 
 
 class Builder(SceneBuilder):
@@ -9,3 +9,11 @@ class Builder(SceneBuilder):
 
     FACTS = FACTS
     MANUAL_DOWNLOAD_INSTRUCTIONS = FACTS.instructions("manual_dir")
+
+
+class UavidRest(SceneBuilder):
+    """Builds the index or the blocks of REST's order of the classes; see `SceneBuilder`."""
+
+    name = "uavid_rest"
+    FACTS = REST_ORDER
+    MANUAL_DOWNLOAD_INSTRUCTIONS = REST_ORDER.instructions("manual_dir")
