@@ -1,8 +1,10 @@
 """What the schema of configurations is written in, and how a configuration is completed and checked by it."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from holojax.errors import ConfigError
@@ -104,14 +106,24 @@ def _value(value: Any, default: Any, path: str) -> Any:
     if isinstance(default, bool) or isinstance(value, bool):
         return _expect(value, path, "True or False", isinstance(value, bool) and isinstance(default, bool))
     if isinstance(default, int):
-        return int(_expect(value, path, "a whole number", isinstance(value, int | float) and value == int(value)))
+        return int(_expect(value, path, "a whole number", is_number(value) and value == int(value)))
     if isinstance(default, float):
-        return float(_expect(value, path, "a number", isinstance(value, int | float)))
+        return float(_expect(value, path, "a number", is_number(value)))
     if isinstance(default, tuple):
         _expect(value, path, "a list", isinstance(value, tuple))
         kind = default[0] if default and isinstance(default[0], int | float) else None
         return tuple(_value(item, kind, path) for item in value)
     return _expect(value, path, "text", isinstance(value, str))
+
+
+def is_number(value: Any, least: float | int = -math.inf, most: float | int = math.inf) -> bool:
+    """Say whether a value is a finite number from `least` to `most`; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+
+
+def is_weights(value: Any) -> bool:
+    """Say whether a value is a tuple of numbers of at least 0 that are not all 0."""
+    return isinstance(value, tuple) and all(is_number(item, 0) for item in value) and any(value)
 
 
 def _expect(value: Any, path: str, what: str, fits: bool) -> Any:

@@ -1,6 +1,7 @@
 """The schema: what is left out is filled in, what is unknown is refused with the nearest name."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -89,6 +90,105 @@ def test_pooling_is_one_number_or_one_per_stage():
 def test_what_is_unknown_is_refused_with_a_hint(sections, found):
     with pytest.raises(ConfigError, match=found):
         config.experiment(**sections)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["steps", "learning_rate"])
+def test_numbers_are_finite(key, value):
+    with pytest.raises(ConfigError, match=rf"train\.{key}: expected a .*number, found {value}"):
+        config.experiment(train={key: value})
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        (dict(loss=()), "loss: expected one pair"),
+        (dict(loss=(("ce", 1.0), ("dice", 1.0), ("ce", 2.0))), "loss: 'ce' is there twice"),
+        (dict(loss=(("ce", 1.0), ("cross_entropy", 2.0))), "loss: 'ce' is there twice"),
+        *[
+            (
+                dict(loss=(("dice", weight),)),
+                f"loss: the weight of 'dice' has to be .* at least 0, found {weight!r}",
+            )
+            for weight in ("1.0", None, float("nan"), float("inf"), -1.0, True)
+        ],
+        (dict(loss=(("ce", 0.0), ("dice", 0))), "loss: all weights are 0"),
+        (dict(loss=((["ce"], 1.0),)), "loss: unknown loss"),
+        (dict(smoothing=2.0), "smoothing: expected a share from 0 to 1, found 2.0"),
+        (dict(smoothing=-0.1), "smoothing: expected a share"),
+        *[
+            (dict(class_weights=table), "class_weights: expected numbers of at least 0")
+            for table in (2, "ab", ("a", "b"), (1.0, -1.0), (1.0, float("nan")), (True, 1.0), (0.0, 0.0), ())
+        ],
+        (dict(class_weights=(1.0, 2.0, 3.0)), "class_weights: expected 2 entries .*, found 3"),
+    ],
+)
+def test_losses_that_cannot_be_added_up_are_refused(train, found):
+    with pytest.raises(ConfigError, match=r"^train\." + found):
+        config.experiment(train=train)
+
+
+def test_weights_become_floats():
+    train = config.complete(dict(train=dict(loss=[["ce", 1], ["dice", 0]], class_weights=[1, 0])))["train"]
+    assert train["loss"] == (("ce", 1.0), ("dice", 0.0))
+    assert all(isinstance(x, float) for x in (*train["class_weights"], *(weight for _, weight in train["loss"])))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "values"),
+    [
+        (dict(name="upernet"), "channels", (0, -4)),
+        (dict(name="upernet"), "pool_scales", ((0, 1), (-2,), ())),
+        (dict(name="upernet"), "dropout", (1.5, 1.0, -0.5)),
+        (dict(name="upernet", variant="lwc"), "dropout", (0.1,)),
+        (dict(name="fcn"), "convs", (-1,)),
+        (dict(name="fcn"), "stage", (-1,)),
+        (dict(name="fcn"), "kernel", (0,)),
+        (dict(name="setr"), "channels", (0,)),
+        (dict(name="segvit"), "heads", (0, -1)),
+        (dict(name="segvit"), "layers", (0,)),
+        (dict(name="segvit"), "stages", ((), (-1,))),
+        *[
+            (dict(name="mask2former"), key, (0, -1))
+            for key in ("heads", "queries", "points", "encoder_layers", "encoder_mlp", "decoder_layers", "decoder_mlp")
+        ],
+    ],
+)
+def test_decoders_of_sizes_that_cannot_be_are_refused(part, key, values):
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^model\.decoder\.{key}: .*, found {re.escape(str(value))}\."):
+            config.complete_decoder(part | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("stage", ()), ("stage", -1), ("weight", -0.4), ("channels", 0), ("dropout", 1.0)]
+)
+@pytest.mark.parametrize("name", ["fcn", "setr"])
+def test_auxiliary_heads_of_sizes_that_cannot_be_are_refused(name, key, value):
+    with pytest.raises(ConfigError, match=rf"^model\.aux\.{key}: expected "):
+        config.complete_model({"aux": {"name": name, key: value}})
+
+
+def test_sizes_of_0_that_mean_something_are_allowed():
+    assert config.complete_model({"aux": dict(convs=0, stage=(0, 1), weight=0, dropout=0)})["aux"]["convs"] == 0
+
+
+def test_lwc_drops_nothing():
+    once = config.complete_decoder(dict(name="upernet", variant="lwc"))
+    assert once["dropout"] == 0
+    assert config.complete_decoder(once) == once
+
+
+@pytest.mark.parametrize("classes", [0, -1, 256, 300])
+def test_more_classes_than_a_map_can_hold_are_refused(classes):
+    with pytest.raises(ConfigError, match=rf"model\.classes: expected 1 to 255 .*, found {classes}"):
+        config.complete_model({"classes": classes})
+    assert config.complete_model({"classes": 255})["classes"] == 255
+
+
+def test_entries_that_are_no_list_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.bands: expected 3 entries .*, found 3"):
+        config.experiment(data=dict(bands=3))
 
 
 def test_any_mapping_will_do():
