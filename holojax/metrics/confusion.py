@@ -68,28 +68,6 @@ def check_maps(prediction: Array | ndarray, labels: Array | ndarray) -> tuple[Ar
     return jnp.asarray(prediction), jnp.asarray(labels)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))  # here, so that outside of `jax.jit` it is compiled but once
-def _count(prediction: Array, labels: Array, classes: int, ignore: int) -> Array:
-    prediction, labels = align(prediction.ravel(), labels.ravel())
-    pixels, cells = labels.size, classes * classes
-    if not pixels:
-        return jnp.zeros((classes, classes), jnp.int32)
-    block = min(BLOCK, pixels)
-
-    def add(turn: Array, table: Array) -> Array:
-        # The last block is drawn back to end with the map; what was counted before is left out.
-        start = jnp.minimum(turn * block, pixels - block)
-        p, t = (lax.dynamic_slice_in_dim(x, start, block).astype(jnp.int32) for x in (prediction, labels))
-        place = jnp.arange(block, dtype=jnp.int32)
-        counts = is_class(p, t, classes, ignore) & (start + place >= turn * block)
-        cell = jnp.where(counts, t * classes + p, cells)
-        return table.at[cell * LANES + place % LANES].add(1, mode="promise_in_bounds")
-
-    table, _ = align(jnp.zeros((cells + 1) * LANES, jnp.int32), labels)
-    table = lax.fori_loop(0, -(-pixels // block), add, table)
-    return table.reshape(-1, LANES).sum(1)[:-1].reshape(classes, classes)
-
-
 def summarize(cm: Array | ndarray) -> dict[str, Any]:
     """Take all ratios of a confusion matrix (rows = truth), as fractions in float64.
 

@@ -79,16 +79,17 @@ def read_report(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / METRICS
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        for name in (*PER_CLASS, *OVERALL):
-            if name in figures:
-                values = np.asarray(figures[name], float)  # null becomes NaN
-                figures[name] = values if name in PER_CLASS else float(values)
-        figures["pixels"] = np.asarray(figures["pixels"])
-        figures["classes"], figures["iou"]
     except FileNotFoundError as error:
         raise HoloJAXError(f"{path}: not found. Make it with scripts/evaluate.py --out={folder}.") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise HoloJAXError(f"{path}: no report of an evaluation ({error!r}). Make it anew.") from error
+    wrong = _what_is_wrong(figures)
+    if wrong:
+        raise HoloJAXError(f"{path}: no report of an evaluation ({wrong}). Make it anew with scripts/evaluate.py.")
+    for name in (*PER_CLASS, *OVERALL):
+        if name in figures:
+            figures[name] = np.asarray(figures[name], float)[()]  # null becomes NaN
+    figures["pixels"] = np.asarray(figures["pixels"])
     return figures
 
 
@@ -143,6 +144,37 @@ def draw_confusion(cm: Any, classes: Sequence[str], path: str | os.PathLike[str]
                 colour = "white" if part > 0.5 else "black"
                 axes.text(col, row, f"{100 * part:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.savefig(path, dpi=100)
+
+
+def _what_is_wrong(figures: Any) -> str:
+    """Name the first key of a report that is missing or holds something else; empty if there is none."""
+    if not isinstance(figures, dict):
+        return f"expected keys and values, found {_short(figures)}"
+    classes = figures.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        return f"classes: expected a list of names, found {_short(classes)}"
+    for name in ("iou", "pixels", *PER_CLASS, *OVERALL):
+        if name not in figures and name not in ("iou", "pixels"):
+            continue
+        value = figures.get(name)
+        if name in OVERALL:
+            wanted, fits = "a number", _is_figure(value)
+        else:
+            wanted = f"{len(classes)} numbers, one for each class"
+            fits = isinstance(value, list) and len(value) == len(classes)
+            fits = fits and all(_is_figure(item) and (name != "pixels" or isinstance(item, int)) for item in value)
+        if not fits:
+            return f"{name}: expected {wanted}, found {_short(value)}"
+    return ""
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _rows(figures: dict[str, Any]) -> list[list[Any]]:

@@ -92,9 +92,36 @@ def test_a_folder_without_a_report_is_told(tmp_path):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(HoloJAXError, match="no report of an evaluation"):
             read_report(tmp_path)
+    (tmp_path / "metrics.json").write_bytes(b"\xff")
+    with pytest.raises(HoloJAXError, match="no report of an evaluation"):
+        read_report(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(HoloJAXError, match="cannot be written"):
         write_report(tmp_path / "file", evaluation())
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("classes", (None, "ab", 3, [], ["river", 1, "road", "town", "sea"])),
+        ("iou", ([0.5], 0.5, None, ["0.5"] * 5, [[0.5]] * 5, [True] * 5, {"river": 0.5})),
+        ("f1", ([0.5], None)),
+        ("miou", ("0.5", [0.5], True)),
+        ("pixels", (["x"] * 5, [1, 2], None, [0.5] * 5, [None] * 5)),
+    ],
+)
+def test_a_report_that_is_half_broken_is_refused_by_its_key(key, values, tmp_path):
+    path = tmp_path / "metrics.json"
+    for value in values:
+        path.write_text(json.dumps(json.loads(to_json(evaluation())) | {key: value}))
+        with pytest.raises(
+            HoloJAXError, match=rf"metrics\.json: no report .* \({key}: expected .*, found "
+        ):
+            read_report(tmp_path)
+    for needed in ("classes", "iou", "pixels"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(to_json(evaluation())).items() if k != needed}))
+        with pytest.raises(HoloJAXError, match=rf"\({needed}: expected .*, found None"):
+            read_report(tmp_path)
 
 
 def stored(tmp_path, **settings):
