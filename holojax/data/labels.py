@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
-from holojax.data.blocks import Raster
+from holojax.data.blocks import BlockRaster, Raster
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
-from holojax.data.raster import open_raster
-from holojax.errors import ConfigError, LabelError
+from holojax.data.raster import open_raster, overlap
+from holojax.errors import ConfigError, LabelError, RasterError
 from holojax.parallel import Window
 
 
@@ -82,29 +82,46 @@ class LabelReader:
             return cls(path, source.height, source.width, tuple(sorted(table.items())), coding)
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Callable[[Window], np.ndarray]]:
+    def session(self) -> Iterator[Callable[..., np.ndarray]]:
         """Open the file once for several windows: `with reader.session() as read: labels = read(window)`."""
         with open_raster(self.path) as source:
             yield functools.partial(self._read, source)
 
-    def read(self, window: Window | None = None) -> UInt8[np.ndarray, "h w"]:
+    def read(self, window: Window | None = None, shape: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
         """Read the classes of a window (None: all), uint8 `[h w]`; 255 where ignored and beyond the scene.
 
+        The window may stick out beyond any edge. With a smaller `shape` (rows, columns) the window is scaled down to
+        it: pixels are picked, from overviews where the file has them.
+
         Raises:
-            RasterError: the file is damaged. LabelError: values are not in the table; says how many
-                pixels have one, and names the first value and its row and column in the scene.
+            RasterError: the file is damaged, or is in blocks and has to be scaled. LabelError: values are not in the
+                table; says how many pixels have one, and names the first value and its row and column in the scene.
         """
         with self.session() as read:
-            return read(window or Window(0, 0, self.height, self.width))
+            return read(window or Window(0, 0, self.height, self.width), shape)
 
-    def _read(self, source: Raster, window: Window) -> np.ndarray:
-        height = max(min(window.height, self.height - window.top), 0)
-        width = max(min(window.width, self.width - window.left), 0)
-        labels = np.full((window.height, window.width), IGNORE, np.uint8)
-        if height and width:
-            area = RasterWindow(window.left, window.top, width, height)
-            bands = source.read(list(range(1, self.coding.bands + 1)), window=area)
-            labels[:height, :width] = self._look_up(self.coding.decode(bands, self.path, window), window)
+    def _read(self, source: Raster, window: Window, shape: tuple[int, int] | None = None) -> np.ndarray:
+        shape = shape or (window.height, window.width)
+        rows, to_rows = overlap(window.top, window.height, self.height, shape[0])
+        cols, to_cols = overlap(window.left, window.width, self.width, shape[1])
+        labels = np.full(shape, IGNORE, np.uint8)
+        part = labels[to_rows, to_cols]
+        if part.size:
+            inner = Window(rows.start, cols.start, len(rows), len(cols))
+            area = RasterWindow(inner.left, inner.top, inner.width, inner.height)
+            bands = list(range(1, self.coding.bands + 1))
+            if part.shape == (inner.height, inner.width):
+                raw = source.read(bands, window=area)
+            elif isinstance(source, BlockRaster):
+                raise RasterError(f"{self.path}: blocks are read as they are, not scaled. Read the files instead.")
+            else:
+                raw = source.read(bands, window=area, out_shape=(len(bands), *part.shape))
+            try:
+                part[:] = self._look_up(self.coding.decode(raw, self.path, inner), inner)
+            except LabelError:
+                if part.shape != (inner.height, inner.width):
+                    self._read(source, inner)  # fails likewise, and knows the place in the scene
+                raise
         return labels
 
     def _look_up(self, raw: Shaped[np.ndarray, "h w"], window: Window) -> UInt8[np.ndarray, "h w"]:

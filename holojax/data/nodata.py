@@ -16,11 +16,16 @@ HALO = 2 * SOLID + REACH
 
 def equals(pixels: Shaped[np.ndarray, "h w c"], nodata: float | int) -> Bool[np.ndarray, "h w"]:
     """Tell where all bands equal `nodata` (NaN equals NaN), bool `[h w]`."""
-    if np.isnan(nodata):
-        if pixels.dtype.kind != "f":
-            return np.zeros(pixels.shape[:2], bool)
-        return np.isnan(pixels).all(-1)
-    return (pixels == np.asarray(nodata).astype(pixels.dtype)).all(-1)
+    if np.isnan(nodata) and pixels.dtype.kind != "f":
+        return np.zeros(pixels.shape[:2], bool)
+    value = np.asarray(nodata).astype(pixels.dtype)
+    found = np.ones(pixels.shape[:2], bool)
+    for band in range(pixels.shape[-1]):  # band by band is many times as fast as .all(-1) over a few bands
+        plane = pixels[..., band]
+        found &= np.isnan(plane) if np.isnan(nodata) else plane == value
+        if not found.any():
+            break
+    return found
 
 
 def frayed_hole(

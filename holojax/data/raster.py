@@ -43,6 +43,7 @@ REMOTE = LOCAL | {
     "GDAL_HTTP_LOW_SPEED_TIME": "30",
 }
 
+SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg")  # of files that are taken for rasters in a folder
 SCHEMES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 _ON_THE_NET = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs", "/vsiwebhdfs")
 _QUIET = ("ignore", None, NotGeoreferencedWarning, None, 0)
@@ -108,16 +109,25 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
     """
     path = os.fspath(path)
     allow_no_georeference()
-    name = gdal_path(path)
+    with failures_named(path), rasterio.Env(**gdal_settings(path)):
+        if path.startswith(SCHEME):
+            yield open_blocks(path)
+        else:
+            with rasterio.open(gdal_path(path)) as source:
+                yield source
+
+
+@contextlib.contextmanager
+def failures_named(path: str) -> Iterator[None]:
+    """Turn rasterio's errors into a RasterError that names the raster and says what to do.
+
+    `open_raster` does it for all that happens inside; where several rasters are open at once, it cannot know which one
+    failed, and each read is wrapped by itself.
+    """
     try:
-        with rasterio.Env(**gdal_settings(path)):
-            if path.startswith(SCHEME):
-                yield open_blocks(path)
-            else:
-                with rasterio.open(name) as source:
-                    yield source
+        yield
     except RasterioError as error:
-        cause = error.__cause__ or error
+        cause, name = error.__cause__ or error, gdal_path(path)
         if is_remote(path):
             raise RasterError(
                 f"{path}: cannot be read over the network, GDAL says: {cause}. Check the address, the credentials "
@@ -129,3 +139,13 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
             f"{path}: expected a readable raster, but GDAL says: {cause}. The file is damaged, cut short or "
             f"of a kind that GDAL does not read; copy or download it again."
         ) from error
+
+
+def overlap(start: int, length: int, size: int, out: int) -> tuple[range, slice]:
+    """Return which of `size` places an interval holds, and where they lie in `out` places that stand for all of it."""
+    first, last = max(start, 0), max(min(start + length, size), max(start, 0))
+    if last <= first:
+        return range(0), slice(0, 0)
+    begin = (first - start) * out // length
+    end = -(-(last - start) * out // length)
+    return range(first, last), slice(begin, end)

@@ -1,11 +1,10 @@
-"""Scenes on disk: a raster is opened for its header, and its pixels are read window by window."""
+"""Scenes on disk: rasters are opened for their headers, and pixels are read window by window."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,12 +12,12 @@ import rasterio
 import rasterio.crs
 from absl import logging
 from jaxtyping import Bool, Shaped
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data import nodata as holes
-from holojax.data.blocks import Raster
-from holojax.data.raster import open_raster
+from holojax.data.bands import Header, Part, Paths, check_grid, fits, list_files, pick_bands, shared_nodata
+from holojax.data.raster import open_raster, overlap
 from holojax.errors import RasterError
 from holojax.parallel import Window
 
@@ -30,21 +29,23 @@ def _warn_once(path: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SceneReader:
-    """The header of a raster, and the way to its pixels.
+    """The header of a scene, and the way to its pixels. Make one with `SceneReader.open`.
 
-    Holds no open file, so it may be copied and used from any thread. Make one with `SceneReader.open`.
+    Holds no open file, so it may be copied and used from any thread.
 
     Attributes:
-        path: the file.
+        path: the file, or the first of several.
+        files: all files in order, each with the number of its bands.
         height, width: pixels.
-        bands: zero-based numbers of the bands that are read, in this order.
+        bands: zero-based numbers of the bands that are read, in this order; counted on from file to file.
         dtype: of the pixels.
-        crs, transform: of the file; `crs` is None where it has none.
+        crs, transform: of the files; `crs` is None where they have none.
         nodata: the value that means no data where all bands hold it (may be NaN), or None.
         nodata_tolerance: 0, or how far a lossy codec may have moved values at the edge of a hole.
     """
 
     path: str
+    files: tuple[tuple[str, int], ...]
     height: int
     width: int
     bands: tuple[int, ...]
@@ -57,119 +58,135 @@ class SceneReader:
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: Paths,
         *,
         bands: tuple[int, ...] | None = None,
         nodata: float | int | None = None,
         nodata_tolerance: float | int = 0,
         quiet: bool = False,
     ) -> SceneReader:
-        """Read the header of a raster and check it.
+        """Read the headers of a scene and check them.
 
-        `bands` picks bands (zero-based; None: all but an alpha band, which then says what is valid), `nodata`
-        overrides the file's value, and a `nodata_tolerance` above 0 also takes in the frayed edge of nodata
-        holes in lossily compressed files. An image without CRS is logged once as a warning, unless `quiet`.
+        A scene is one raster, or several of one grid: a list of files, or a folder whose rasters are taken in the order
+        of their names (B2 before B10). `bands` picks bands (zero-based; None: all but alpha bands, which then say what
+        is valid), `nodata` overrides the files' value, and a `nodata_tolerance` above 0 also takes in the frayed edge
+        of nodata holes in lossily compressed files. An image without CRS is logged once as a warning, unless `quiet`.
 
         Raises:
-            RasterError: the file is missing or unreadable, lacks a band, or cannot hold the nodata value.
+            RasterError: a file is missing or unreadable, lacks a band, cannot hold the nodata value, or does not lie on
+                the grid of the first.
         """
-        path = os.fspath(path)
-        with open_raster(path) as source:
-            picked = _pick_bands(source, bands)
-            dtype = np.result_type(*(source.dtypes[band] for band in picked))
-            if dtype.kind not in "uif":
-                raise RasterError(f"{path}: expected integer or float bands, found {dtype}. Convert the file.")
-            if nodata is not None and not _fits(nodata, dtype):
-                raise RasterError(f"{path}: the nodata override {nodata} is no value of {dtype}; change data.nodata.")
-            if nodata is None:
-                nodata = _own_nodata([source.nodatavals[band] for band in picked], dtype)
-            if nodata is not None and dtype.kind in "ui":
-                nodata = int(nodata)
-            if source.crs is None and not quiet:
-                _warn_once(path)
-            return cls(path, source.height, source.width, picked, dtype, source.crs, source.transform, nodata,
-                       nodata_tolerance)  # fmt: skip
+        headers = [Header.read(file) for file in list_files(path)]
+        first = headers[0]
+        for other in headers[1:]:
+            check_grid(first, other)
+        picked = pick_bands(first.path, [meaning for header in headers for meaning in header.meanings], bands)
+        dtypes = [dtype for header in headers for dtype in header.dtypes]
+        dtype = np.result_type(*(dtypes[band] for band in picked))
+        if dtype.kind not in "uif":
+            raise RasterError(f"{first.path}: expected integer or float bands, found {dtype}. Convert the file.")
+        if nodata is not None and not fits(nodata, dtype):
+            raise RasterError(f"{first.path}: the nodata override {nodata} is no value of {dtype}; change data.nodata.")
+        if nodata is None:
+            values = [value for header in headers for value in header.nodatavals]
+            nodata = shared_nodata([values[band] for band in picked], dtype)
+        if nodata is not None and dtype.kind in "ui":
+            nodata = int(nodata)
+        if first.crs is None and not quiet:
+            _warn_once(first.path)
+        files = tuple((header.path, len(header.dtypes)) for header in headers)
+        return cls(first.path, files, *first.size, picked, dtype, first.crs, first.transform, nodata, nodata_tolerance)
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Callable[[Window], tuple[np.ndarray, np.ndarray]]]:
-        """Open the file once for several windows: `with reader.session() as read: read(window)`."""
-        with open_raster(self.path) as source:
-            yield functools.partial(self._read, source)
+    def session(self) -> Iterator[Callable[..., tuple[np.ndarray, np.ndarray]]]:
+        """Open the files once for several windows: `with reader.session() as read: read(window)`."""
+        with contextlib.ExitStack() as stack:
+            parts, start = [], 0
+            for path, count in self.files:
+                places = [place for place, band in enumerate(self.bands) if start <= band < start + count]
+                if places:
+                    own = [self.bands[place] - start for place in places]
+                    parts.append(Part.of(stack.enter_context(open_raster(path)), path, own, places))
+                start += count
+            yield functools.partial(self._read, parts)
 
-    def read(self, window: Window | None = None) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
+    def read(
+        self, window: Window | None = None, shape: tuple[int, int] | None = None
+    ) -> tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
         """Read the pixels of a window (None: the whole scene) and where they are valid.
 
-        The window may stick out beyond the bottom and right of the scene. Pixels are `[h w c]` in the file's
-        dtype and 0 where they are not valid: beyond the scene, where the file's mask or alpha band says so,
-        where all bands hold the nodata value, and where any band is NaN or infinite.
+        The window may stick out beyond any edge of the scene. Pixels are `[h w c]` in the files' dtype and 0 where they
+        are not valid: beyond the scene, where a file's mask or alpha band says so, where all bands hold the nodata
+        value, and where any band is NaN or infinite.
+
+        With a smaller `shape` (rows, columns) the window is scaled down to it, from overviews where the files have them
+        and in little memory in any case: valid pixels are averaged; they are picked where the nodata value is an
+        override, which GDAL's average would mix in.
 
         Raises:
-            RasterError: the file is damaged, or the window starts outside the scene.
+            RasterError: a file is damaged, or is in blocks and has to be scaled.
         """
         with self.session() as read:
-            return read(window or Window(0, 0, self.height, self.width))
+            return read(window or Window(0, 0, self.height, self.width), shape)
 
-    def _read(self, source: Raster, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        if window.top < 0 or window.left < 0:
-            raise RasterError(f"{self.path}: a window starts in the scene, found {window}.")
-        height = max(min(window.height, self.height - window.top), 0)
-        width = max(min(window.width, self.width - window.left), 0)
-        pixels = np.zeros((window.height, window.width, len(self.bands)), self.dtype)
-        valid = np.zeros((window.height, window.width), bool)
-        if height and width:
-            inner = Window(window.top, window.left, height, width)
-            pixels[:height, :width], valid[:height, :width] = self._read_inside(source, inner)
+    def _read(
+        self, parts: list[Part], window: Window, shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shape = shape or (window.height, window.width)
+        rows, to_rows = overlap(window.top, window.height, self.height, shape[0])
+        cols, to_cols = overlap(window.left, window.width, self.width, shape[1])
+        inner = Window(rows.start, cols.start, len(rows), len(cols))
+        if inner == window and window.height and window.width:
+            return self._read_inside(parts, window, shape)
+        pixels = np.zeros((*shape, len(self.bands)), self.dtype)
+        valid = np.zeros(shape, bool)
+        part = to_rows.stop - to_rows.start, to_cols.stop - to_cols.start
+        if min(part) > 0:
+            pixels[to_rows, to_cols], valid[to_rows, to_cols] = self._read_inside(parts, inner, part)
         return pixels, valid
 
-    def _read_inside(self, source: Raster, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        margin = holes.HALO if self.nodata is not None and self.nodata_tolerance > 0 else 0
+    def _read_inside(self, parts: list[Part], window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read a window that lies in the scene and is not empty."""
+        scaled = shape != (window.height, window.width)
+        margin = holes.HALO if self.nodata is not None and self.nodata_tolerance > 0 and not scaled else 0
         top, left = max(window.top - margin, 0), max(window.left - margin, 0)
         bottom = min(window.top + window.height + margin, self.height)
         right = min(window.left + window.width + margin, self.width)
         area = RasterWindow(left, top, right - left, bottom - top)
-        indexes = [band + 1 for band in self.bands]
-        pixels = np.ascontiguousarray(np.moveaxis(source.read(indexes, window=area, out_dtype=self.dtype), 0, -1))
-        valid = np.ones(pixels.shape[:2], bool)
-        if margin:
-            valid &= ~holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance)
-        elif self.nodata is not None:
-            valid &= ~holes.equals(pixels, self.nodata)
-        if self.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(-1)
-        flags = {flag for band in self.bands for flag in source.mask_flag_enums[band]}
-        # Many four-band files call their fourth band alpha, wrongly: where it was picked, it is a band.
-        picked_alpha = any(source.colorinterp[band] == ColorInterp.alpha for band in self.bands)
-        masked = MaskFlags.per_dataset in flags and not picked_alpha
-        if masked or (self.nodata is None and MaskFlags.nodata in flags):
-            valid &= source.dataset_mask(window=area) > 0
-        pixels[~valid] = 0
+        pixels = np.empty((*(shape if scaled else (bottom - top, right - left)), len(self.bands)), self.dtype)
+        for part in parts:
+            part.fetch(pixels, area, self._picks(part) if scaled else None)
+        invalid = self._holes(pixels, margin > 0)
+        blank = []
+        for part in parts:
+            if part.masked:
+                invalid |= part.hidden(area, pixels.shape[:2])
+            elif self.nodata is None:
+                blank.append(part.hidden(area, pixels.shape[:2]) if part.has_nodata else None)
+        if blank and all(each is not None for each in blank):  # files with a value each: where all files hold theirs
+            invalid |= np.logical_and.reduce(blank)
+        if invalid.any():
+            pixels[invalid] = 0
+        if not margin:
+            return pixels, ~invalid
         rows = slice(window.top - top, window.top - top + window.height)
         cols = slice(window.left - left, window.left - left + window.width)
-        return pixels[rows, cols], valid[rows, cols]
+        return pixels[rows, cols], ~invalid[rows, cols]
 
+    def _picks(self, part: Part) -> Resampling:
+        """Choose how pixels are scaled: GDAL's average leaves out what the file itself calls nodata, nothing else."""
+        own = self.nodata is None or shared_nodata(part.nodatavals, self.dtype) == self.nodata
+        return Resampling.average if own or np.isnan(self.nodata) else Resampling.nearest
 
-def _pick_bands(source: Raster, bands: tuple[int, ...] | None) -> tuple[int, ...]:
-    if bands is None:
-        return tuple(i for i, meaning in enumerate(source.colorinterp) if meaning != ColorInterp.alpha)
-    missing = [band for band in bands if not 0 <= band < source.count]
-    if missing or not bands:
-        raise RasterError(
-            f"{source.name}: expected bands {tuple(bands)} (counted from 0), but the file has {source.count} "
-            f"band(s). Change data.bands, or give an image with that many."
-        )
-    return tuple(int(band) for band in bands)
-
-
-def _own_nodata(values: list[float | int | None], dtype: np.dtype) -> float | int | None:
-    """Return the nodata value that all bands of a file share and its dtype can hold, or None."""
-    if any(value is None or not _fits(value, dtype) for value in values):
-        return None
-    first = values[0]
-    return first if all(value == first or (np.isnan(value) and np.isnan(first)) for value in values) else None
-
-
-def _fits(value: float | int, dtype: np.dtype) -> bool:
-    if dtype.kind == "f":
-        return True
-    limits = np.iinfo(dtype)
-    return float(value).is_integer() and limits.min <= value <= limits.max
+    def _holes(self, pixels: np.ndarray, frayed: bool) -> Bool[np.ndarray, "h w"]:
+        """Tell which pixels hold no data by their values."""
+        if frayed:
+            invalid = holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance)
+        elif self.nodata is not None:
+            invalid = holes.equals(pixels, self.nodata)
+        else:
+            invalid = np.zeros(pixels.shape[:2], bool)
+        if self.dtype.kind == "f":
+            for band in range(pixels.shape[-1]):
+                invalid |= ~np.isfinite(pixels[..., band])
+        return invalid

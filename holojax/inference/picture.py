@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import uuid
 from collections.abc import Sequence
@@ -32,9 +33,7 @@ def image_overview(reader: SceneReader, longest: int = 768) -> UInt8[np.ndarray,
     """
     size = _fit(reader.height, reader.width, longest)
     bands = reader.bands[:3] if len(reader.bands) >= 3 else reader.bands[:1] * 3
-    with open_raster(reader.path) as source:
-        pixels = source.read([band + 1 for band in bands], out_shape=(3, *size), resampling=Resampling.average)
-    return _stretch(np.moveaxis(pixels, 0, -1))
+    return _stretch(dataclasses.replace(reader, bands=bands).read(shape=size)[0])
 
 
 def class_overview(

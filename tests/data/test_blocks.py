@@ -5,6 +5,7 @@ import pytest
 import rasterio
 
 from holojax.data import blocks
+from holojax.data.bands import Part
 from holojax.data.blocks import BlockRaster, block_path, describe, encode, read_blocks
 from holojax.data.files import write_geotiff
 from holojax.data.labels import LabelReader
@@ -96,11 +97,12 @@ def test_labels_do_so_too(built):
 def test_a_region_is_a_few_record_reads(built):
     with open_raster(block_path(built[1], "image", "train", "plain")) as source:
         reader = SceneReader.open(source.name)
-        reader._read(source, Window(17, 17, 10, 10))
+        parts = [Part.of(source, source.name, reader.bands, range(len(reader.bands)))]
+        reader._read(parts, Window(17, 17, 10, 10))
         assert source.reads == 1
-        reader._read(source, Window(17, 17, 20, 10))  # shares a block with the last window
+        reader._read(parts, Window(17, 17, 20, 10))  # shares a block with the last window
         assert source.reads == 2
-        reader._read(source, Window(0, 0, 41, 53))
+        reader._read(parts, Window(0, 0, 41, 53))
         assert source.reads == 12  # 3 x 4 blocks, of which two were at hand
 
 

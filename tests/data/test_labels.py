@@ -55,3 +55,23 @@ def test_a_label_of_several_bands_is_an_error(tiff):
 def test_a_label_of_floats_is_an_error(tiff):
     with pytest.raises(LabelError, match="expected integer class numbers, found float32"):
         LabelReader.open(tiff("a.tif", np.zeros((2, 2), np.float32)), classes=3)
+
+
+def test_beyond_any_edge_labels_are_ignored(tiff, rng):
+    raw = rng.integers(0, 3, (6, 7)).astype(np.uint8)
+    reader = LabelReader.open(tiff("a.tif", raw), classes=3)
+    np.testing.assert_array_equal(
+        reader.read(Window(-2, -3, 12, 11)), np.pad(raw, [(2, 4), (3, 1)], constant_values=255)
+    )
+    assert (reader.read(Window(-9, 0, 4, 4)) == 255).all()
+    assert (reader.read(Window(0, 99, 4, 4)) == 255).all()
+
+
+def test_scaled_labels_are_picked_and_a_bad_value_is_found_in_its_place(tiff):
+    raw = np.repeat(np.repeat(np.array([[0, 1], [2, 3]], np.uint8), 8, 0), 8, 1)
+    path = tiff("a.tif", raw)
+    reader = LabelReader.open(path, classes=4)
+    np.testing.assert_array_equal(reader.read(shape=(4, 4)), np.repeat(np.repeat([[0, 1], [2, 3]], 2, 0), 2, 1))
+    assert set(np.unique(reader.read(Window(-8, 0, 24, 16), shape=(3, 2)))) == {0, 1, 2, 3, 255}
+    with pytest.raises(LabelError, match="label value 3 at row 8, column 8, the first of 64"):
+        LabelReader.open(path, classes=3).read(shape=(4, 4))
