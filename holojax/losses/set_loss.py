@@ -13,6 +13,7 @@ from holojax.borders import ISOLATED, Borders
 from holojax.losses.common import Labels, Valid, expect, ratio
 from holojax.losses.points import Reader
 from holojax.ops.assignment import assign
+from holojax.schema import is_number
 from holojax.types import Float, Keys
 
 
@@ -69,9 +70,11 @@ class SetLoss:
     mask_loss: str = "bce"
 
     def __post_init__(self) -> None:
-        expect("set", "points", self.points, "at least 1", self.points >= 1)
-        expect("set", "oversample", self.oversample, "at least 1", self.oversample >= 1)
-        expect("set", "importance", self.importance, "a share from 0 to 1", 0 <= self.importance <= 1)
+        for key in ("class_weight", "mask_weight", "dice_weight", "no_object"):
+            expect("set", key, getattr(self, key), "a number of at least 0", is_number(getattr(self, key), 0))
+        for key in ("points", "oversample"):
+            expect("set", key, getattr(self, key), "a number of at least 1", is_number(getattr(self, key), 1))
+        expect("set", "importance", self.importance, "a share from 0 to 1", is_number(self.importance, 0, 1))
         expect("set", "mask_loss", self.mask_loss, "'bce' or 'focal'", self.mask_loss in ("bce", "focal"))
 
     def sums(
