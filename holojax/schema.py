@@ -118,7 +118,9 @@ def _value(value: Any, default: Any, path: str) -> Any:
 
 def is_number(value: Any, least: float | int = -math.inf, most: float | int = math.inf) -> bool:
     """Say whether a value is a finite number from `least` to `most`; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and least <= float(value) <= most
 
 
 def is_weights(value: Any) -> bool:

@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from holojax.borders import ISOLATED, Borders
 from holojax.losses.common import Labels, Valid, expect, look, ratio
+from holojax.schema import is_number
 from holojax.types import Float
 
 Maps = Float[Array | ndarray, "n h w k"]
@@ -51,7 +52,7 @@ class Boundary:
     def __post_init__(self) -> None:
         for key in ("inner", "outer"):
             width = getattr(self, key)
-            expect("boundary", key, width, "an odd number of pixels", width > 0 and width % 2 == 1)
+            expect("boundary", key, width, "an odd number of pixels", is_number(width, 1) and width % 2 == 1)
 
     def sums(
         self,

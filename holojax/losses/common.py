@@ -7,6 +7,7 @@ from jax import Array, lax
 from numpy import ndarray
 
 from holojax.errors import ConfigError
+from holojax.schema import is_weights
 from holojax.types import Bool, Float
 
 Logits = Float[Array | ndarray, "*pixels k"]
@@ -93,6 +94,12 @@ def ratio(above: Array, below: Array) -> Array:
     """Divide in float32; by 1 where `below` is 0."""
     below = below.astype(jnp.float32)
     return above.astype(jnp.float32) / jnp.where(below == 0, 1, below)
+
+
+def expect_weights(loss: str, table: Any) -> None:
+    """Raise a ConfigError unless `table` can be class weights, or is None."""
+    wanted = "None, or one number of at least 0 for each class, not all 0"
+    expect(loss, "class_weights", table, wanted, table is None or is_weights(table))
 
 
 def expect(loss: str, key: str, value: Any, wanted: str, fits: bool) -> None:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from holojax.losses.common import Labels, Logits, Valid, evaluate, expect, look, ratio, weights_of
+from holojax.losses.common import Labels, Logits, Valid, evaluate, expect, expect_weights, look, ratio, weights_of
+from holojax.schema import is_number
 from holojax.types import Float
 
 
@@ -25,8 +26,8 @@ class CrossEntropy:
 
     `average="valid"` divides by the (weights of the) pixels that have a label, as torch does; `average="all"`
     by all pixels, ignored ones too, as REST and mmseg do. `class_weights` (one per class) and `smoothing`
-    (share of the label's mass spread over all classes) have torch's meaning. Raises ConfigError for another
-    `average`.
+    (share of the label's mass spread over all classes) have torch's meaning. Raises ConfigError for an option
+    that does not fit.
     """
 
     reads = "pixels"
@@ -39,6 +40,8 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         expect("cross_entropy", "average", self.average, "'valid' or 'all'", self.average in ("valid", "all"))
+        expect("cross_entropy", "smoothing", self.smoothing, "a share from 0 to 1", is_number(self.smoothing, 0, 1))
+        expect_weights("cross_entropy", self.class_weights)
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> CrossEntropySums:
         """Add up over the pixels at hand, in float32; pixels where `valid` is False count nowhere.

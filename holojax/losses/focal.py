@@ -7,7 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from holojax.losses.common import Labels, Logits, Pixels, Valid, evaluate, expect, look, ratio, weights_of
+from holojax.losses.common import (
+    Labels,
+    Logits,
+    Pixels,
+    Valid,
+    evaluate,
+    expect,
+    expect_weights,
+    look,
+    ratio,
+    weights_of,
+)
+from holojax.schema import is_number
 from holojax.types import Float
 
 
@@ -44,10 +56,11 @@ class Focal:
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        expect("focal", "gamma", self.gamma, "a number of at least 0", self.gamma >= 0)
-        expect("focal", "alpha", self.alpha, "a number from 0 to 1", 0 <= self.alpha <= 1)
+        expect("focal", "gamma", self.gamma, "a number of at least 0", is_number(self.gamma, 0))
+        expect("focal", "alpha", self.alpha, "a number from 0 to 1", is_number(self.alpha, 0, 1))
         expect("focal", "form", self.form, "'softmax' or 'sigmoid'", self.form in ("softmax", "sigmoid"))
         expect("focal", "average", self.average, "'valid' or 'all'", self.average in ("valid", "all"))
+        expect_weights("focal", self.class_weights)
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> FocalSums:
         """Add up over the pixels at hand, in float32; pixels where `valid` is False count nowhere.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from holojax.losses.common import Labels, Logits, Pixels, Valid, expect, histogram, look, ratio
+from holojax.schema import is_number
 from holojax.types import Float
 
 _CLASSES = ("present", "all")
@@ -43,7 +44,7 @@ class Lovasz:
 
     def __post_init__(self) -> None:
         expect("lovasz", "classes", self.classes, "'present' or 'all'", self.classes in _CLASSES)
-        expect("lovasz", "bins", self.bins, "a number above 0", self.bins > 0)
+        expect("lovasz", "bins", self.bins, "a number above 0", is_number(self.bins, 1))
 
     def sums(
         self, logits: Logits, labels: Labels, valid: Valid = None, share: Float[Array, "k bins"] | None = None

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from holojax.losses.common import Labels, Logits, Pixels, Valid, evaluate, expect, histogram, look
+from holojax.losses.common import Labels, Logits, Pixels, Valid, evaluate, expect, expect_weights, histogram, look
 from holojax.losses.cross_entropy import CrossEntropy, CrossEntropySums
+from holojax.schema import is_number
 from holojax.types import Float
 
 _HALF = 16  # bits of a float32 that one round finds
@@ -41,9 +42,10 @@ class Ohem:
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        expect("ohem", "threshold", self.threshold, "a probability", 0 <= self.threshold <= 1)
-        expect("ohem", "keep", self.keep, "a number of pixels of at least 0", self.keep >= 0)
+        expect("ohem", "threshold", self.threshold, "a probability", is_number(self.threshold, 0, 1))
+        expect("ohem", "keep", self.keep, "a number of pixels of at least 0", is_number(self.keep, 0))
         expect("ohem", "average", self.average, "'kept' or 'all'", self.average in ("kept", "all"))
+        expect_weights("ohem", self.class_weights)
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None, *known: Array) -> Any:
         """Add up over the pixels at hand: int32 counts of the upper bits, then of the lower ones, then the loss.

@@ -7,6 +7,7 @@ from jax import Array
 
 from holojax.losses.common import Labels, Logits, Valid, evaluate, expect, ratio
 from holojax.losses.overlap import Overlap, overlap
+from holojax.schema import is_number
 from holojax.types import Float
 
 
@@ -30,7 +31,7 @@ class Tversky:
 
     def __post_init__(self) -> None:
         for key in ("alpha", "beta", "eps"):
-            expect("tversky", key, getattr(self, key), "a number of at least 0", getattr(self, key) >= 0)
+            expect("tversky", key, getattr(self, key), "a number of at least 0", is_number(getattr(self, key), 0))
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> Overlap:
         """Add up over the pixels at hand, in float32; ignored and invalid pixels leave both p and y."""
