@@ -135,8 +135,11 @@ class BlockRaster:
         indexes: int | Sequence[int] | None = None,
         window: RasterWindow | None = None,
         out_dtype: Any = None,
+        out_shape: Sequence[int] | None = None,
     ) -> Shaped[np.ndarray, ...]:
         """Read bands (from 1; None: all) of a window inside the raster: `[c h w]`, or `[h w]` of a single number.
+
+        With an `out_shape` (its last two entries are rows and columns) pixels are picked as GDAL's nearest does.
 
         Raises:
             RasterError: a record is not the block that should be there. rasterio's errors: it is damaged.
@@ -145,6 +148,9 @@ class BlockRaster:
         picked = [indexes] if single else list(indexes or range(1, self.count + 1))
         dtype = out_dtype or np.result_type(*(self.dtypes[band - 1] for band in picked))
         area = self._area(window)
+        if out_shape is not None and tuple(out_shape[-2:]) != (area.height, area.width):
+            out = self._read_scaled(picked, area, dtype, out_shape[-2:])
+            return out[0] if single else out
         out = np.empty((len(picked), area.height, area.width), dtype)
         for record, (there, here) in self._blocks(area):
             with MemoryFile(record["pixels"]) as memory, memory.open() as block:
@@ -163,6 +169,20 @@ class BlockRaster:
                 bits = np.frombuffer(zlib.decompress(record["mask"]), np.uint8)
                 mask = np.unpackbits(bits, count=height * width).reshape(height, width)
                 out[here] = mask[there] * np.uint8(255)
+        return out
+
+    def _read_scaled(
+        self, picked: list[int], area: RasterWindow, dtype: Any, shape: Sequence[int]
+    ) -> Shaped[np.ndarray, "c h w"]:
+        """Pick pixels row of blocks by row of blocks, so that no more than one such row is in memory."""
+        rows, cols = (_picks(length, wanted) for length, wanted in zip((area.height, area.width), shape, strict=True))
+        out = np.empty((len(picked), *shape), dtype)
+        for _, _, strip in _spans(area.row_off, area.height, self._facts["side"]):
+            first, last = np.searchsorted(rows, (strip.start, strip.stop))
+            if first < last:
+                part = RasterWindow(area.col_off, area.row_off + strip.start, area.width, strip.stop - strip.start)
+                pixels = self.read(picked, window=part, out_dtype=dtype)
+                out[:, first:last] = pixels[:, rows[first:last] - strip.start][:, :, cols]
         return out
 
     def _area(self, window: RasterWindow | None) -> RasterWindow:
@@ -228,6 +248,11 @@ def _open(folder: str, split: str, written: int) -> tuple[Sequence, Mapping[tupl
     if not scenes:
         return (), {}
     return tfds.builder_from_directory(folder).as_data_source(split=split), scenes
+
+
+def _picks(length: int, wanted: int) -> np.ndarray:
+    """Return which of `length` pixels stand for `wanted` evenly spaced ones: those under their centres."""
+    return np.minimum(((np.arange(wanted) + 0.5) * length / wanted).astype(np.intp), length - 1)
 
 
 def _spans(start: int, length: int, side: int) -> list[tuple[int, slice, slice]]:

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
-from holojax.data.blocks import BlockRaster, Raster
+from holojax.data.blocks import Raster
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.raster import open_raster, overlap
-from holojax.errors import ConfigError, LabelError, RasterError
+from holojax.errors import ConfigError, LabelError
 from holojax.parallel import Window
 
 
@@ -94,8 +94,8 @@ class LabelReader:
         it: pixels are picked, from overviews where the file has them.
 
         Raises:
-            RasterError: the file is damaged, or is in blocks and has to be scaled. LabelError: values are not in the
-                table; says how many pixels have one, and names the first value and its row and column in the scene.
+            RasterError: the file is damaged. LabelError: values are not in the table; says how many
+                pixels have one, and names the first value and its row and column in the scene.
         """
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width), shape)
@@ -112,8 +112,6 @@ class LabelReader:
             bands = list(range(1, self.coding.bands + 1))
             if part.shape == (inner.height, inner.width):
                 raw = source.read(bands, window=area)
-            elif isinstance(source, BlockRaster):
-                raise RasterError(f"{self.path}: blocks are read as they are, not scaled. Read the files instead.")
             else:
                 raw = source.read(bands, window=area, out_shape=(len(bands), *part.shape))
             try:

@@ -92,6 +92,20 @@ def test_labels_do_so_too(built):
     here = LabelReader.open(block_path(folder, "label", "train", "many"), classes=3)
     for window in WINDOWS:
         np.testing.assert_array_equal(here.read(window), file.read(window))
+        np.testing.assert_array_equal(here.read(window, (5, 7)), file.read(window, (5, 7)))
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (20, 26), (41, 10), (1, 1)])
+def test_pixels_are_picked_as_gdal_picks_them(built, shape):
+    root, folder = built
+    area = rasterio.windows.Window(3, 2, 44, 37)
+    for window in (None, area):
+        with (
+            rasterio.open(root / "train/image/many.tif") as file,
+            open_raster(block_path(folder, "image", "train", "many")) as here,
+        ):
+            expected = file.read([3, 1], window=window, out_shape=(2, *shape))
+            np.testing.assert_array_equal(here.read([3, 1], window=window, out_shape=(2, *shape)), expected)
 
 
 def test_a_region_is_a_few_record_reads(built):
