@@ -38,6 +38,7 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     CheckpointError, and HoloJAXError if the loss is no longer a number.
     """
     started = time.perf_counter()
+    augment = augmentation(cfg)
     scenes = open_scenes(cfg, cfg.data.split)  # first: without scenes no folder is made
     unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
     adopted = adopt_numerics(cfg, cfg.train.init) if cfg.train.init else []
@@ -70,7 +71,7 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             layout,
             batch=cfg.data.batch,
             window=cfg.data.window,
-            augment=augmentation(cfg),
+            augment=augment,
             seed=cfg.seed,
             start_step=start,
             prefetch=cfg.data.prefetch,

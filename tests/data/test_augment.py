@@ -90,6 +90,19 @@ def test_contrast_leaves_the_center_alone_and_brightness_shifts():
     assert 15 < max(offsets) <= 20
 
 
+def test_free_turns_and_scales_are_drawn_from_all_that_is_allowed():
+    augment = Augment(flip=False, rotate=False, angle=30, scale=(0.5, 2.0))
+    views = [draw_view(augment, np.random.default_rng(seed), (40, 50)) for seed in range(200)]
+    steps = np.array([view.matrix for view in views])  # in the file, for one pixel of the view
+    scales = 1 / np.hypot(steps[:, 0, 0], steps[:, 1, 0])
+    angles = np.degrees(np.arctan2(steps[:, 1, 0], steps[:, 0, 0]))
+    np.testing.assert_allclose(np.linalg.det(steps), scales**-2)
+    for found, low, high in ((scales, 0.5, 2), (angles, -30, 30)):
+        assert low <= found.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < found.max() <= high
+        assert abs(found.mean() - (low + high) / 2) < 0.1 * (high - low)
+
+
 def test_nonsense_is_refused():
     with pytest.raises(ConfigError, match="contrast < 1"):
         Augment(contrast=1.5)

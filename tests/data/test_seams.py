@@ -109,6 +109,7 @@ def test_a_scene_is_drawn_from_seed_epoch_and_number_alone(scenes, monkeypatch):
     for name in names[:3]:  # another epoch is another draw
         again = [view for other, view in first if other == name]
         assert again[0] != again[1]
+    assert len({view.shade.grain for _, view in first}) == 6  # and so is another scene
 
 
 def test_what_lies_outside_a_view_is_not_valid_and_has_no_label(scenes):
