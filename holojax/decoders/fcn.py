@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from holojax.borders import ISOLATED
-from holojax.decoders.base import Decoder
+from holojax.decoders.base import Decoder, check_stage
 from holojax.decoders.layers import Classifier, ConvNormAct
 from holojax.errors import ConfigError
 
@@ -45,6 +45,7 @@ class FCN(Decoder):
         dropout: float = 0.1,
         rngs: nnx.Rngs,
     ):
+        super().__init__(channels_in)
         if convs < 0:
             raise ConfigError(f"fcn: convs must be at least 0, found {convs}.")
 
@@ -69,10 +70,3 @@ class FCN(Decoder):
             parts = [borders.resize_conv(y, kernel, size) for y, kernel in zip((first, x), kernels, strict=True)]
             x = self.join.finish(sum(parts), borders)
         return self.classifier(x, keys)
-
-
-def check_stage(name: str, stage: int, channels_in: Sequence[int]) -> int:
-    """Return the stage that a decoder reads; raise a ConfigError if there is no such."""
-    if not 0 <= stage < len(channels_in):
-        raise ConfigError(f"{name}: stage must lie in 0 to {len(channels_in) - 1}, found {stage}.")
-    return stage

@@ -60,6 +60,7 @@ class Mask2Former(Decoder):
         decoder_mlp: int = 2048,
         rngs: nnx.Rngs,
     ):
+        super().__init__(channels_in)
         if len(channels_in) <= LEVELS:
             raise ConfigError(f"mask2former: expected at least {LEVELS + 1} maps, found {len(channels_in)}.")
         if heads < 1 or channels % heads or channels % 4:

@@ -10,8 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from holojax.borders import ISOLATED, Borders
-from holojax.decoders.base import Decoder
-from holojax.decoders.fcn import check_stage
+from holojax.decoders.base import Decoder, check_stage
 from holojax.decoders.prediction import Queries
 from holojax.errors import ConfigError
 from holojax.ops.cross_attention import cross_attend
@@ -55,7 +54,8 @@ class SegViT(Decoder):
         dropout: float = 0.1,
         rngs: nnx.Rngs,
     ):
-        if channels % heads:
+        super().__init__(channels_in)
+        if heads < 1 or channels % heads:
             raise ConfigError(f"segvit: heads={heads} do not divide channels={channels}.")
         if not stages:
             raise ConfigError("segvit: stages must name a map at least.")

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from holojax.borders import ISOLATED, Borders
-from holojax.decoders.base import Decoder
-from holojax.decoders.fcn import check_stage
+from holojax.decoders.base import Decoder, check_stage
 from holojax.decoders.layers import Classifier, ConvNormAct
 from holojax.errors import ConfigError
 from holojax.ops.layer_norm import LayerNorm
@@ -69,6 +68,7 @@ class SETR(Decoder):
         dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        super().__init__(channels_in)
         if variant not in self.variants:
             known = (*self.variants, *(["mla"] if self.variants is PROGRESSIVE else []))
             raise ConfigError(f"setr: unknown variant {variant!r}; known: {', '.join(known)}.")
@@ -123,7 +123,7 @@ class SETRAux(SETR):
             dropout=dropout,
             rngs=rngs,
         )
-        self.stage_read = stage
+        self.stage_read, self.channels_in = stage, tuple(channels_in)
 
 
 class MLANeck(nnx.Module):
@@ -179,6 +179,7 @@ class SETRMLA(Decoder):
         def conv(inputs: int) -> ConvNormAct:
             return ConvNormAct(inputs, half, kernel=3, norm=norm, rngs=rngs)
 
+        super().__init__(channels_in)
         self.channels, half = channels, max(channels // 2, 1)
         self.mla = MLANeck(channels_in=channels_in, channels=channels, norm=norm, rngs=rngs)
         self.up_convs = nnx.List(nnx.List([conv(channels), conv(half)]) for _ in channels_in)

@@ -55,6 +55,7 @@ class Fusion(Decoder):
         def conv(inputs: int, kernel: int = 1) -> ConvNormAct:
             return ConvNormAct(inputs, channels, kernel=kernel, norm=norm, rngs=rngs)
 
+        super().__init__(channels_in)
         *finer, coarsest = channels_in
         self.pool_scales = tuple(pool_scales)
         self.widths = (coarsest, *[channels] * len(self.pool_scales)), (channels,) * len(channels_in)
@@ -156,6 +157,7 @@ class UPerNetLWC(Decoder):
         norm: str = "batch",
         rngs: nnx.Rngs,
     ):
+        super().__init__(channels_in)
         self.body = LateFusion(
             channels_in=channels_in, channels=channels, pool_scales=pool_scales, norm=norm, rngs=rngs
         )

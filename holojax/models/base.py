@@ -126,6 +126,7 @@ class SceneModel(nnx.Module):
 
         def prepare(*maps: jax.Array) -> Sequence[jax.Array]:
             maps = maps if self.pyramid is None else self.pyramid(maps, borders)
+            self.decoder.check(maps)
             return self.decoder.neck(maps, borders)
 
         def painter(decoder: Decoder, maps: Sequence[jax.Array], number: int) -> Painter | tuple[Painter, ...]:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from holojax import build_decoder, config
 from holojax.borders import ISOLATED
-from holojax.decoders import FCN, SETR, FeaturePyramid
+from holojax.decoders import AUXILIARIES, DECODERS, FCN, SETR, FeaturePyramid, SegViT
+from holojax.decoders.prediction import Queries
 from holojax.errors import ConfigError
 from tests.parity import FIXTURES, assert_close, fill, section
 
@@ -68,3 +70,58 @@ def test_dropout_drops_channels_in_training_alone():
     plain = fcn.scores([x])
     assert not np.allclose(fcn.scores([x], ISOLATED, keys), plain)
     np.testing.assert_array_equal(fcn.scores([x], ISOLATED, None), plain)
+
+
+CHANNELS = (4, 8, 12, 16)
+SMALL = dict(segvit=dict(layers=1), mask2former=dict(encoder_layers=1, decoder_layers=1))
+EVERY = [(name, {}) for name in DECODERS] + [("setr", dict(variant="mla")), ("upernet", dict(variant="lwc"))]
+
+
+def trace(use):
+    """Run what makes and uses a decoder, of which nothing is computed."""
+    jax.eval_shape(lambda: (use(), jnp.zeros(()))[1])
+
+
+def build(name, **options):
+    return build_decoder(dict(name=name, channels=8) | SMALL.get(name, {}) | options, CHANNELS, 3)
+
+
+def maps_of(channels):
+    return [jnp.ones((1, 8 >> i, 8 >> i, c)) for i, c in enumerate(channels)]
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_configuration_knows_which_decoders_answer_with_queries(name):
+    answers = []
+    trace(lambda: answers.append(build(name).decode(maps_of(CHANNELS))))
+    assert isinstance(answers[0], Queries) == (name in config.QUERY_DECODERS)
+
+
+def check_maps(head):
+    head.check(maps_of(CHANNELS))
+    for channels in (CHANNELS[:3], (*CHANNELS, 4), (4, 8, 12, 15)):
+        with pytest.raises(ConfigError, match=rf"expected 4 maps .*, found {len(channels)} of shapes \(1, 8, 8, 4\)"):
+            head(maps_of(channels), (16, 16))
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY)
+def test_maps_that_a_decoder_was_not_made_for_are_refused(name, options):
+    trace(lambda: check_maps(build(name, **options)))
+
+
+@pytest.mark.parametrize("name", AUXILIARIES)
+def test_auxiliary_heads_know_all_maps_too(name):
+    trace(lambda: check_maps(AUXILIARIES[name](channels_in=CHANNELS, classes=3, stage=1, channels=8, rngs=nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize(("name", "options"), EVERY)
+@pytest.mark.parametrize("channels", [(), (4, 8, 0, 16)])
+def test_a_decoder_without_maps_to_read_is_refused(name, options, channels):
+    with pytest.raises(ConfigError, match="expected the channels of one map or more"):
+        build_decoder(dict(name=name) | options, channels, 3)
+
+
+@pytest.mark.parametrize("heads", [0, -1, 3])
+def test_heads_that_do_not_divide_the_channels_are_refused(heads):
+    with pytest.raises(ConfigError, match=f"heads={heads} do not divide channels=8"):
+        SegViT(channels_in=CHANNELS, classes=3, channels=8, heads=heads, rngs=nnx.Rngs(0))
