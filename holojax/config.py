@@ -220,7 +220,7 @@ DATA_SETS = (  # uavid_rest: REST's order of the classes; fbp_16bit: bands the o
 
 DATA = dict(
     name=Choice(DATA_SETS),  # how the files lie and what the labels mean: holojax.data.datasets
-    root="",  # folder that holds {split}/{image,label}/*.tif|png
+    root="",  # folder of the scenes, {split}/{image,label}/*.tif|png or as the set has them; or what its builder made
     split="train",  # subfolder trained on
     bands=None,  # indices of the bands to read, from 0; None: the first model.bands
     class_names=(),  # one per class; (): class 0, class 1 ...
@@ -234,6 +234,7 @@ DATA = dict(
     window=None,  # (rows, columns) in pixels of a training sample; None: the whole scene
     batch=1,  # scenes per step, over all devices
     prefetch=2,  # batches prepared ahead
+    cache="",  # folder in which PNGs and JPEGs above 4096 x 4096 pixels are converted once; "": .holojax beside them
     generator=Choice(("fields", "water", "fbp"), none=True),  # makes the scenes when `root` is missing
     generate=dict(
         size=192,  # side of a generated scene, pixels

@@ -9,16 +9,18 @@ from pathlib import Path
 
 from absl import logging
 
+from holojax.data.bands import Paths, is_raster, list_files
+from holojax.data.cache import cached, wants_cache
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.labels import LabelReader
+from holojax.data.raster import SUFFIXES
 from holojax.data.scene import SceneReader
 from holojax.errors import ConfigError, LabelError, RasterError
 
 IMAGE_FOLDERS = ("image", "img")
 LABEL_FOLDERS = ("label", "annotation")
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-LAYOUT = "{split}/{image,label}/NAME.tif|png|jpg (or {split}/{img,annotation}/...), the same NAME in both"
+LAYOUT = "{split}/{image,label}/NAME.tif|vrt|png|jpg (or {split}/{img,annotation}/...), the same NAME in both"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class RasterScenes(Sequence):
     window, later.
 
     Args:
-        pairs: (image, label) paths.
+        pairs: (image, label) paths; an image may be a list of files, or a folder, see `SceneReader.open`.
         classes: the class table, or the number of classes.
         bands: zero-based numbers of the image bands to read, in order; None: all but an alpha band.
         label_map: raw label value (a number or string) -> class, or 255 to ignore; None: as they are.
@@ -57,6 +59,8 @@ class RasterScenes(Sequence):
         nodata: image value that means no data in all bands; None: as the file says.
         nodata_tolerance: see `SceneReader.open`.
         names: of the scenes, each once; None: those of the image files.
+        cache: folder in which large PNGs and JPEGs are converted once to tiled GeoTIFFs, to be read by window;
+            "": `.holojax` beside the files; None: they are read as they are, whole for each window.
 
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
@@ -67,7 +71,7 @@ class RasterScenes(Sequence):
 
     def __init__(
         self,
-        pairs: Sequence[tuple[str | os.PathLike[str], str | os.PathLike[str]]],
+        pairs: Sequence[tuple[Paths, str | os.PathLike[str]]],
         *,
         classes: ClassTable | int,
         bands: Sequence[int] | None = None,
@@ -77,6 +81,7 @@ class RasterScenes(Sequence):
         nodata: float | int | None = None,
         nodata_tolerance: float | int = 0,
         names: Sequence[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if not pairs:
             raise RasterError("Expected at least one pair of image and label, found none. Give (image, label) paths.")
@@ -84,8 +89,10 @@ class RasterScenes(Sequence):
         mapping = None if label_map is None else _numbers(label_map)
         picked = None if bands is None else tuple(bands)
         scenes = []
-        titles = names or [Path(image).stem for image, _ in pairs]
+        titles = names or [_name(image) for image, _ in pairs]
         for name, (image, label) in zip(titles, pairs, strict=True):
+            if cache is not None:
+                image, label = _by_window(image, cache), _by_window(label, cache)
             reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
             labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding)
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
@@ -130,7 +137,8 @@ class RasterScenes(Sequence):
 def find_pairs(folder: str | os.PathLike[str], split: str, label_suffix: str = "") -> list[tuple[Path, Path]]:
     """Pair image and label files of `folder/split` by their names without suffix, sorted by name.
 
-    Labels may carry `label_suffix` at the end of their name.
+    An image may be a folder, NAME, that holds a file for each band or group of bands. Labels may carry
+    `label_suffix` at the end of their name.
 
     Raises:
         RasterError: a folder is missing or empty, a file has no partner, or two files share a name.
@@ -156,9 +164,10 @@ def _files(root: Path, names: Sequence[str], suffix: str = "") -> dict[str, Path
         raise RasterError(f"{root / names[0]}: no such folder. Expected {LAYOUT} in {root.parent}.")
     found: dict[str, Path] = {}
     for path in sorted(here.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        bands = path.is_dir() and names == IMAGE_FOLDERS and any(map(is_raster, path.iterdir()))
+        if path.name.startswith(".") or not (bands or is_raster(path)):
             continue
-        name = path.stem.removesuffix(suffix)
+        name = path.name if bands else path.stem.removesuffix(suffix)
         if name in found:
             raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
         found[name] = path
@@ -186,3 +195,18 @@ def _numbers(label_map: Mapping) -> dict[int, int]:
         return {int(raw): int(target) for raw, target in label_map.items()}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"data.label_map: expected numbers (raw value: class), found {dict(label_map)}.") from error
+
+
+def _name(image: Paths) -> str:
+    """Name a scene: a folder of bands by its name, a file by its name without suffix."""
+    path = Path(image if isinstance(image, str | os.PathLike) else image[0])
+    return path.name if path.is_dir() else path.stem
+
+
+def _by_window(path: Paths, cache: str | os.PathLike[str]) -> Paths:
+    """Return what is read in place of a raster's files so that windows are cheap."""
+    if not isinstance(path, str | os.PathLike):
+        return [_by_window(each, cache) for each in path]
+    if os.path.isdir(path):
+        return _by_window(list_files(path), cache)
+    return cached(path, cache) if wants_cache(path) else path

@@ -38,6 +38,7 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
         "ignore": data.ignore,
         "nodata": data.nodata,
         "nodata_tolerance": data.nodata_tolerance,
+        "cache": data.cache,
     }
     built = is_built(data.root)
     if label_map is None and (built or data.name != "folder"):

@@ -87,3 +87,15 @@ def test_class_tables_are_checked():
         ClassTable.numbered(256)
     with pytest.raises(ConfigError, match=r"Class 'a': expected a colour"):
         ClassTable(("a",), ((0, 0, 256),))
+
+
+def test_a_folder_of_files_is_one_image(scene_folder, tiff, rng):
+    root = scene_folder([(5, 6)])
+    bands = rng.integers(0, 9, (5, 6, 3)).astype(np.uint8)
+    for band in range(3):
+        tiff(f"train/image/many.bands/B{band}.tif", bands[..., band])
+    tiff("train/label/many.bands.tif", np.zeros((5, 6), np.uint8))
+    (root / "train/image/notes").mkdir()
+    scenes = RasterScenes.from_folder(root, "train", classes=4)
+    assert [scene.name for scene in scenes] == ["many.bands", "s0"]
+    np.testing.assert_array_equal(scenes[0].image.read()[0], bands)
