@@ -140,6 +140,11 @@ def test_index_and_blocks_give_the_same_bytes(stand_in, tmp_path, monkeypatch, n
         ("whu_ohs", ["tr/label/S1_0001.tif", "ts/image/S1_0003.tif"],
          ["S1_0001.tif has no label", "S1_0003.tif has no image"]),
         ("synapse", ["label/label0005.nii.gz"], ["img0005.nii.gz has no label"]),
+        ("isic", ["ISIC2018_Task1_Training_GroundTruth/ISIC_0080001_segmentation.png"],
+         ["ISIC_0080001.jpg has no label"]),
+        ("crag", ["test/Annotations/test_1.png", "train/Images/train_2.png"],
+         ["test_1.png has no label", "train_2.png has no image"]),
+        ("guangdong", ["val/image/scene_0.tif"], ["scene_0.png has no image"]),
         ("wuhan", ["classes.json"], ["classes.json: no such file"]),
     ],
 )  # fmt: skip
@@ -158,10 +163,31 @@ def test_an_incomplete_set_is_not_built_and_counts_are_named(stand_in, tmp_path)
         RasterError, match=r"(?s)train: expected 200 scenes.*found 2\n.*val: expected 25.*test: expected 25"
     ):
         build("glh_water", stand_in("glh_water"), tmp_path, counts=None)
+    pieces = r"(?s)tr/image/\*\.tif: expected 4822 files, found 9.*val/image.*513.*ts/image.*2460"
+    with pytest.raises(RasterError, match=pieces):
+        verify(SETS["whu_ohs"], stand_in("whu_ohs"))
+    with pytest.raises(RasterError, match=r"(?s)img/img\*\.nii\*: expected 30 files, found 3.*label/label"):
+        verify(SETS["synapse"], stand_in("synapse"))
     with pytest.raises(RasterError, match=r"(?s)no such folder\. GLH-Water is not downloaded.*https://jack-bo1220"):
         build("glh_water", tmp_path / "none", tmp_path)
     with pytest.raises(RasterError, match=r"no file like \{split\}/img/\*\.jpg"):
         verify(SETS["glh_water"], tmp_path)
+
+
+def test_two_files_of_one_scene_are_refused(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("glh_water"), tmp_path / "set")
+    shutil.copy(folder / "train/label/00.png", folder / "train/img/00.png")
+    with pytest.raises(RasterError, match=r"00\.png and 00\.jpg are both scene 00|00\.jpg and 00\.png are both"):
+        survey(SETS["glh_water"], folder)
+
+
+def test_without_lists_files_that_lie_together_are_one_split(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("deepglobe"), tmp_path / "set")
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    assert {split: len(found) for split, found in survey(SETS["deepglobe"], folder).scenes.items()} == {"all": 4}
+    with pytest.raises(RasterError, match=r"no labelled scenes in the split 'train' \(splits there: all\)"):
+        open_set(SETS["deepglobe"], folder, "train")
 
 
 def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):

@@ -68,6 +68,7 @@ class SceneSet:
         bands: what the bands are, in the order of the files.
         mean, std: per band in raw units, () where nobody published them.
         counts: scenes that each split has when complete; ALL: of all splits together.
+        pieces: pattern of what `prepare` makes scenes of -> files that match it when complete.
         splits: our name of a split -> names of its folder.
         unlabelled: splits that were published without labels.
         table_file: the classes come from `classes.json` in the set's folder.
@@ -90,6 +91,7 @@ class SceneSet:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(SPLITS))
     unlabelled: tuple[str, ...] = ()
     table_file: bool = False
@@ -190,20 +192,29 @@ def survey(facts: SceneSet, folder: str | os.PathLike[str]) -> Survey:
 def verify(facts: SceneSet, folder: str | os.PathLike[str], counts: Mapping[str, int] | None = None) -> Survey:
     """Survey the folder of a set and refuse it unless it is complete; all that is missing is named at once.
 
-    `counts` replaces the published numbers of scenes (`{}`: any number will do).
+    `counts` replaces the published numbers of scenes and pieces (`{}`: any number will do).
 
     Raises:
         RasterError: files are missing; a line for each.
     """
-    found = survey(facts, folder)
-    lines = list(found.missing)
+    lines = []
+    for pattern, expected in (facts.pieces if counts is None else {}).items():
+        have = sum(1 for _ in Path(folder).glob(pattern))
+        if have != expected:
+            lines.append(f"{pattern}: expected {expected} files, found {have}")
+    try:
+        found = survey(facts, folder)
+    except RasterError as error:
+        if not lines:
+            raise
+        raise _incomplete(facts, folder, [*lines, str(error)]) from error
+    lines += found.missing
     for split, expected in (facts.counts if counts is None else counts).items():
         have = sum(map(len, found.scenes.values())) if split == ALL else len(found.scenes.get(split, ()))
         if have != expected:
             lines.append(f"{split}: expected {expected} scenes with their labels, found {have}")
     if lines:
-        listed = "\n".join(f"  {line}" for line in lines)
-        raise RasterError(f"{folder}: {facts.title} is not complete:\n{listed}\n{facts.instructions(folder)}")
+        raise _incomplete(facts, folder, lines)
     return found
 
 
@@ -240,6 +251,14 @@ def open_set(facts: SceneSet, folder: str | os.PathLike[str], split: str, **sett
     own = {"classes": facts.classes, "label_map": facts.label_map, "coding": facts.coding}
     own["names"] = [scene.name for scene in scenes]
     return RasterScenes([(scene.image, scene.label) for scene in scenes], **(own | settings))
+
+
+def _incomplete(facts: SceneSet, folder: str | os.PathLike[str], lines: list[str]) -> RasterError:
+    listed = "\n".join(f"  {line}" for line in lines)
+    return RasterError(
+        f"{folder}: {facts.title} is not complete:\n{listed}\n{facts.instructions(folder)} To take a part of the set, "
+        f"say counts={{}}: every image still needs its label."
+    )
 
 
 def _folders(facts: SceneSet, root: Path, files: Files) -> dict[str, tuple[dict[str, Path], dict[str, Path]]]:

@@ -33,5 +33,6 @@ FACTS = SceneSet(
     files=(Files(("{split}/image/*.tif",), ("{split}/label/*.tif",)),),
     label_map={raw: _ORGANS.get(raw, 0) for raw in range(14)},  # the other organs are background
     bands=("Hounsfield units",),
+    pieces={"img/img*.nii*": 30, "label/label*.nii*": 30},
     prepare=make_slices,
 )
