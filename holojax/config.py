@@ -9,7 +9,18 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from holojax.errors import ConfigError
-from holojax.schema import Choice, PerStage, Section, complete_part, config_dict_of, fill, nearest, plain
+from holojax.schema import (
+    Choice,
+    PerStage,
+    Section,
+    complete_part,
+    config_dict_of,
+    fill,
+    is_number,
+    is_weights,
+    nearest,
+    plain,
+)
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -140,7 +151,7 @@ DECODERS = {
         channels=512,
         pool_scales=(1, 2, 3, 6),  # bins per side of the pyramid pooling
         norm=_NORM,
-        dropout=0.1,  # probability of dropping a channel before the classifier
+        dropout=0.1,  # probability of dropping a channel before the classifier; lwc: 0, it drops nothing
     ),
     "fcn": dict(
         channels=256,
@@ -185,10 +196,12 @@ AUXILIARIES = {
     "setr": DECODERS["setr"] | dict(variant=Choice(("naive", "pup")), stage=PerStage(0), weight=0.4),
 }
 
+MOST_CLASSES = 255  # maps are uint8, in which 255 means no label
+
 MODEL = dict(
     name=Choice(("rest", "ringformer")),  # decides which parts are taken where none are named: MODELS
     bands=3,  # channels of an image
-    classes=2,  # channels of the logits
+    classes=2,  # channels of the logits, up to MOST_CLASSES
     regions=(2, 2),  # rows x columns of the region grid
     border=Choice(("isolated", "exact")),  # what a region sees beyond its edge: nothing | the whole scene
 )
@@ -201,13 +214,13 @@ MODELS = {
 # --- the other sections of an experiment -----------------------------------------------------------------
 
 DATA_SETS = (  # uavid_rest: REST's order of the classes; fbp_16bit: bands the other way round
-    *("folder", "fbp", "fbp_16bit", "glh_water", "uavid", "uavid_rest", "deepglobe"),
-    *("wuhan", "guangdong", "isic", "crag"),
+    *("folder", "fbp", "fbp_16bit", "glh_water", "whu_ohs", "uavid", "uavid_rest", "deepglobe"),
+    *("wuhan", "guangdong", "isic", "crag", "synapse"),
 )
 
 DATA = dict(
     name=Choice(DATA_SETS),  # how the files lie and what the labels mean: holojax.data.datasets
-    root="",  # folder that holds {split}/{image,label}/*.tif|png
+    root="",  # folder of the scenes, {split}/{image,label}/*.tif|png or as the set has them; or what its builder made
     split="train",  # subfolder trained on
     bands=None,  # indices of the bands to read, from 0; None: the first model.bands
     class_names=(),  # one per class; (): class 0, class 1 ...
@@ -221,6 +234,7 @@ DATA = dict(
     window=None,  # (rows, columns) in pixels of a training sample; None: the whole scene
     batch=1,  # scenes per step, over all devices
     prefetch=2,  # batches prepared ahead
+    cache="",  # folder in which PNGs and JPEGs above 4096 x 4096 pixels are converted once; "": .holojax beside them
     generator=Choice(("fields", "water", "fbp"), none=True),  # makes the scenes when `root` is missing
     generate=dict(
         size=192,  # side of a generated scene, pixels
@@ -233,8 +247,20 @@ DATA = dict(
 AUGMENT = dict(
     flip=True,  # upside down and left to right, each with probability 1/2
     rotate=True,  # by 0, 90, 180 or 270 degrees
+    angle=0.0,  # largest free turn beside that, degrees either way
+    scale=(1.0, 1.0),  # smallest and largest factor by which the scene grows, 0.25 to 4
+    class_share=1.0,  # of up to 10 crops (data.window) one is taken in which no class has more of the labelled pixels
     brightness=0.0,  # largest change of the brightness, as a fraction of std
     contrast=0.0,  # largest change of the contrast, as a fraction: 0.1 is a factor of 0.9 to 1.1
+    distort=dict(  # mmseg's PhotoMetricDistortion, for red, green and blue in uint8
+        probability=0.0,  # of each of the four
+        brightness=32.0,  # largest shift, raw units
+        contrast=0.5,  # largest change, as a fraction
+        saturation=0.5,  # likewise
+        hue=36.0,  # largest turn, degrees either way
+    ),
+    noise=0.0,  # largest standard deviation of white noise, as a fraction of std
+    band_dropout=0.0,  # probability of each band to be set to its mean; one band always stays
 )
 
 TRAIN = dict(
@@ -325,6 +351,13 @@ def complete_model(model: Section) -> dict[str, Any]:
     full["decoder"] = complete_decoder(_named(parts, "decoder", names))
     aux = _named(parts, "aux", names)
     full["aux"] = aux and complete_part(aux, AUXILIARIES, "model.aux")
+    if aux:
+        _check_head(full["aux"], "model.aux")
+    if not 1 <= full["classes"] <= MOST_CLASSES:
+        raise ConfigError(
+            f"model.classes: expected 1 to {MOST_CLASSES} (maps are uint8, where 255 is no label), found "
+            f"{full['classes']}."
+        )
     if full["context"].get("placement", "") is None:
         full["context"]["placement"] = "trunk" if full["encoder"]["name"] == "convnext" else "side"
     return full
@@ -345,15 +378,17 @@ def complete_encoder(encoder: Section) -> dict[str, Any]:
     return full
 
 
-def _is_size(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_size(item) for item in value)
-    return isinstance(value, bool) or not isinstance(value, int | float) or value > 0
-
-
 def complete_decoder(decoder: Section) -> dict[str, Any]:
     """Complete `cfg.model.decoder`. Errors as `complete_model`."""
-    return complete_part(plain(decoder, "model.decoder"), DECODERS, "model.decoder")
+    given = plain(decoder, "model.decoder")
+    lwc = given.get("name") == "upernet" and given.get("variant") == "lwc"
+    full = complete_part({"dropout": 0.0, **given} if lwc else given, DECODERS, "model.decoder")
+    _check_head(full, "model.decoder")
+    if lwc and full["dropout"]:
+        raise ConfigError(
+            f'model.decoder.dropout: variant="lwc" drops nothing, found {full["dropout"]}. Set it to 0 or leave it out.'
+        )
+    return full
 
 
 def complete(config: Section) -> dict[str, Any]:
@@ -365,6 +400,7 @@ def complete(config: Section) -> dict[str, Any]:
     full["model"] = model
     for key, defaults in SECTIONS.items():
         full[key] = fill(plain(sections[key], key), defaults, key)
+    _complete_losses(full["train"], model["decoder"]["name"])
     _check_sizes(full)
     return full
 
@@ -402,6 +438,63 @@ def _named(parts: dict[str, Any], key: str, names: dict[str, Any]) -> dict[str, 
     return {"name": names[key] or "fcn", **plain(section, f"model.{key}")}
 
 
+def _is_size(value: Any, zero: bool = False) -> bool:
+    """Say whether all numbers, one at least, are above 0, or at least 0 with `zero`; what is no number passes."""
+    if isinstance(value, tuple):
+        return bool(value) and all(_is_size(item, zero) for item in value)
+    return isinstance(value, bool) or not isinstance(value, int | float) or value > 0 or (zero and value == 0)
+
+
+def _check_head(full: dict[str, Any], path: str) -> None:
+    """Refuse sizes of a decoder that no decoder can have."""
+    for key, value in full.items():
+        zero = key in ("convs", "stage", "stages", "weight")
+        wanted, fits = f"numbers {'of at least' if zero else 'above'} 0", _is_size(value, zero)
+        if key == "dropout":
+            wanted, fits = "a probability below 1", 0 <= value < 1
+        if not fits:
+            raise ConfigError(f"{path}.{key}: expected {wanted}, found {value}.")
+
+
+def _complete_losses(train: dict[str, Any], decoder: str) -> None:
+    """Refuse losses that do not add up to one, and make all weights floats."""
+    if not train["loss"]:
+        raise ConfigError("train.loss: expected one pair (name, weight) or more, as (('ce', 1.0),); found none.")
+    names = [_check_loss(pair, decoder) for pair in train["loss"]]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"train.loss: {name!r} is there twice (cross_entropy is ce). Add up its weights.")
+    if not any(weight for _, weight in train["loss"]):
+        raise ConfigError(f"train.loss: all weights are 0 and nothing would be learned, found {train['loss']}.")
+    if not 0 <= train["smoothing"] <= 1:
+        raise ConfigError(f"train.smoothing: expected a share from 0 to 1, found {train['smoothing']}.")
+    table = train["class_weights"]
+    if table is not None and not is_weights(table):
+        raise ConfigError(
+            f"train.class_weights: expected numbers of at least 0, one for each class and not all 0, or None; found "
+            f"{table!r}."
+        )
+    train["loss"] = tuple((name, float(weight)) for name, weight in train["loss"])
+    train["class_weights"] = table and tuple(float(weight) for weight in table)
+
+
+def _check_loss(pair: Any, decoder: str) -> str:
+    """Return the one name of a loss, or refuse it."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ConfigError(f"train.loss: expected pairs (name, weight), found {pair!r}.")
+    name, weight = pair
+    if name not in LOSSES:
+        raise ConfigError("train.loss: " + nearest(str(name), LOSSES, "loss"))
+    if not is_number(weight, 0):
+        raise ConfigError(f"train.loss: the weight of {name!r} has to be a number of at least 0, found {weight!r}.")
+    if name == "set" and decoder not in QUERY_DECODERS:
+        raise ConfigError(
+            f"train.loss: 'set' matches queries, which {decoder} does not answer with. Take a decoder that does "
+            f"({', '.join(QUERY_DECODERS)}), or another loss, as (('ce', 1.0), ('dice', 1.0))."
+        )
+    return "ce" if name == "cross_entropy" else name
+
+
 def _check_sizes(full: dict[str, Any]) -> None:
     """Refuse sections that do not fit each other."""
     model, data = full["model"], full["data"]
@@ -414,19 +507,19 @@ def _check_sizes(full: dict[str, Any]) -> None:
         ("train.class_weights", full["train"]["class_weights"], (model["classes"],), "model.classes"),
     ]
     for path, value, allowed, because in lengths:
-        if value is not None and len(value) not in allowed:
-            wanted = " or ".join(str(n) for n in allowed)
-            raise ConfigError(f"{path}: expected {wanted} entries ({because}), found {len(value)}.")
-    for pair in full["train"]["loss"]:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise ConfigError(f"train.loss: expected pairs (name, weight), found {pair!r}.")
-        if pair[0] not in LOSSES:
-            raise ConfigError("train.loss: " + nearest(str(pair[0]), LOSSES, "loss"))
-        if pair[0] == "set" and model["decoder"]["name"] not in QUERY_DECODERS:
-            raise ConfigError(
-                f"train.loss: 'set' matches queries, which {model['decoder']['name']} does not answer with. Take a "
-                f"decoder that does ({', '.join(QUERY_DECODERS)}), or another loss, as (('ce', 1.0), ('dice', 1.0))."
+        if value is not None and (not isinstance(value, tuple) or len(value) not in allowed):
+            wanted, found = (
+                " or ".join(str(n) for n in allowed),
+                len(value) if isinstance(value, tuple) else repr(value),
             )
+            raise ConfigError(f"{path}: expected {wanted} entries ({because}), found {found}.")
+    if len(full["augment"]["scale"]) != 2:
+        raise ConfigError(f"augment.scale: expected (smallest, largest), found {full['augment']['scale']}.")
+    if full["augment"]["distort"]["probability"] > 0 and model["bands"] != 3:
+        raise ConfigError(
+            f"augment.distort: changes of colour need red, green and blue (model.bands=3), found {model['bands']} "
+            f"band(s). Set augment.distort.probability to 0; augment.brightness and augment.contrast do for any bands."
+        )
     for key in ("boundary", "seam"):
         if full["evaluate"][key] < 0:
             raise ConfigError(f"evaluate.{key}: expected a width in pixels, or 0, found {full['evaluate'][key]}.")
