@@ -12,6 +12,7 @@ from holojax.data.datasets.base import resolve
 from holojax.data.datasets.stand_ins import STAND_INS, write_stand_in
 from holojax.data.datasets.synapse.volumes import read_nifti
 from holojax.errors import ConfigError, LabelError, RasterError
+from holojax.parallel import Window
 from tests.parity import shared
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -113,7 +114,6 @@ def test_builders_index_their_sets(stand_in, tmp_path, name):
 @pytest.mark.parametrize("name", ["uavid", "whu_ohs", "glh_water"])
 def test_index_and_blocks_give_the_same_bytes(stand_in, tmp_path, monkeypatch, name):
     from holojax.data.datasets import builder
-    from holojax.parallel import Window
 
     monkeypatch.setattr(builder, "SIDE", 16)
     paths = [build(name, stand_in(name), tmp_path, config).data_dir for config in ("index", "blocks")]
@@ -314,18 +314,49 @@ def test_a_label_of_another_size_stops_the_index(stand_in, tmp_path):
         build("glh_water", folder, tmp_path / "built")
 
 
-def test_real_scenes_are_read_through_folder(tmp_path):
-    source = shared("data/banepa/pairs")
-    folder = tmp_path / "banepa"
-    folder.mkdir()
-    for split in ("train", "val"):
-        (folder / split).symlink_to(source / split)
-    (folder / "classes.json").write_text(json.dumps(dict(names=["background", "building"])))
-    builder = build("folder", folder, tmp_path / "built")
-    from holojax.data.datasets.builder import open_built
-    from holojax.parallel import Window
+REAL = {
+    # folder: scenes (image, label) of the split, and the table of classes
+    "banepa": (
+        [("pairs/train/image/banepa_train.tif", "pairs/train/label/banepa_train.tif")],
+        dict(names=["background", "building"]),
+    ),
+    "clouds": (
+        [(f"{name}.tif", f"{name}_label.tif") for name in ("landsat5", "landsat7", "sentinel2")],
+        dict(names=["cloud shadow", "water", "snow", "land", "cloud"]),
+    ),
+    "floods_sar": (
+        [(f"{name}_S1Hand.tif", f"{name}_LabelHand.tif") for name in ("Ghana_53713", "Spain_7370579", "USA_905409")],
+        dict(names=["dry", "water"], label_map={"-1": 255, "0": 0, "1": 1}),
+    ),
+}
+BANDS = {"banepa": 3, "clouds": 6, "floods_sar": 2}
 
-    scenes = open_built(builder.data_dir, "train")
-    assert scenes.bands == 3
-    assert scenes[0].image.crs is not None
-    assert set(np.unique(scenes[0].label.read(Window(0, 0, 512, 512)))) <= {0, 1, 255}
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_scenes_are_read_through_folder_as_index_and_as_blocks(tmp_path, name):
+    from holojax.data.datasets.builder import open_built
+
+    source, bands, (pairs, table) = shared(f"data/{name}"), BANDS[name], REAL[name]
+    for image, label in pairs:
+        for part, path in (("image", image), ("label", label)):
+            link = (
+                tmp_path
+                / "set/train"
+                / part
+                / path.rsplit("/", 1)[-1].replace("_label", "").replace("LabelHand", "S1Hand")
+            )
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(source / path)
+    (tmp_path / "set/classes.json").write_text(json.dumps(table))
+    built = (build("folder", tmp_path / "set", tmp_path, config).data_dir for config in ("index", "blocks"))
+    index, blocks = (open_built(folder, "train") for folder in built)
+    assert len(index) == len(pairs)
+    assert index.bands == blocks.bands == bands
+    for one, other in zip(index, blocks, strict=True):
+        window = Window(one.size[0] // 2, one.size[1] - 300, 400, 400)
+        for found, expected in zip(other.image.read(window), one.image.read(window), strict=True):
+            assert found.tobytes() == expected.tobytes()
+        labels = one.label.read(window)
+        assert set(np.unique(labels)) <= {*range(len(table["names"])), 255}
+        np.testing.assert_array_equal(other.label.read(window), labels)
+        assert (other.image.crs, other.image.transform) == (one.image.crs, one.image.transform)
