@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,6 +132,8 @@ def eval_batches(
 def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """Read one scene for prediction, each process the windows of its own regions.
 
+    The host holds one device's regions at a time, whatever the size of the scene.
+
     Returns image `[1 r h w c]` in the file's dtype (float64 as float32) and valid bool `[1 r h w]`, placed by
     the layout. `reader` is a `SceneReader`.
 
@@ -143,14 +146,24 @@ def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array
     _lay(grid, layout, canvas, reader.path)
     h, w = grid.region_size(*canvas)
     shape = (1, grid.count, h, w, len(reader.bands))
-    pixels: dict[tuple[int, int], np.ndarray] = {}
-    valid: dict[tuple[int, int], np.ndarray] = {}
+    dtype = np.dtype(np.float32) if reader.dtype == np.float64 else reader.dtype
+    images, valids = [], []
     with reader.session() as read:
-        for key in _own_regions(layout, shape):
-            image, inside = read(grid.window(key[1], *canvas))
-            pixels[key] = _pad(_narrow(image), h, w, 0)
-            valid[key] = _pad(inside, h, w, False)
-    return _assemble(pixels, shape, layout), _assemble(valid, shape[:-1], layout)
+        for device, index in layout.scenes.addressable_devices_indices_map(shape).items():
+            regions = range(*index[1].indices(grid.count))
+            image = np.zeros((1, len(regions), h, w, len(reader.bands)), dtype)
+            valid = np.zeros((1, len(regions), h, w), bool)
+            for place, region in enumerate(regions):
+                window = grid.window(region, *canvas)
+                inside = 0, place, slice(window.height), slice(window.width)
+                image[inside], valid[inside] = read(window)
+            images.append(jax.device_put(image, device))
+            valids.append(jax.device_put(valid, device))
+            jax.block_until_ready((images[-1], valids[-1]))  # or the host would hold them all on their way
+    return (
+        jax.make_array_from_single_device_arrays(shape, layout.scenes, images),
+        jax.make_array_from_single_device_arrays(shape[:-1], layout.scenes, valids),
+    )
 
 
 def _check(grid: RegionGrid, layout: Layout, batch: int, seed: int = 0) -> None:
@@ -257,7 +270,10 @@ def _assemble(parts: dict[tuple[int, int], np.ndarray], shape: tuple[int, ...], 
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
         slots, regions = (range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True))
-        return np.stack([np.stack([parts[slot, region] for region in regions]) for slot in slots])
+        out = np.empty((len(slots), len(regions), *shape[2:]), parts[slots[0], regions[0]].dtype)
+        for slot, region in itertools.product(slots, regions):
+            out[slot - slots.start, region - regions.start] = parts[slot, region]
+        return out
 
     return jax.make_array_from_callback(shape, layout.scenes, block)
 
@@ -270,6 +286,8 @@ def _clip(window: Window, size: tuple[int, int]) -> Window:
 
 def _pad(array: np.ndarray, height: int, width: int, fill: int | bool) -> np.ndarray:
     rows, cols = height - array.shape[0], width - array.shape[1]
+    if not rows and not cols:
+        return array
     return np.pad(array, [(0, rows), (0, cols)] + [(0, 0)] * (array.ndim - 2), constant_values=fill)
 
 
