@@ -13,7 +13,7 @@ from holojax.data.datasets.stand_ins import STAND_INS, write_stand_in
 from holojax.data.datasets.synapse.volumes import read_nifti
 from holojax.errors import ConfigError, LabelError, RasterError
 from holojax.parallel import Window
-from tests.parity import shared
+from tests.parity import ROOT, shared
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tfds.disable_progress_bar()
@@ -360,3 +360,8 @@ def test_real_scenes_are_read_through_folder_as_index_and_as_blocks(tmp_path, na
         assert set(np.unique(labels)) <= {*range(len(table["names"])), 255}
         np.testing.assert_array_equal(other.label.read(window), labels)
         assert (other.image.crs, other.image.transform) == (one.image.crs, one.image.transform)
+
+
+def test_the_page_of_data_sets_names_them_all():
+    page = (ROOT / "docs/datasets.md").read_text()
+    assert all(f"`{name}`" in page for name in SETS)
