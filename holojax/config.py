@@ -351,13 +351,7 @@ def complete_model(model: Section) -> dict[str, Any]:
     full["decoder"] = complete_decoder(_named(parts, "decoder", names))
     aux = _named(parts, "aux", names)
     full["aux"] = aux and complete_part(aux, AUXILIARIES, "model.aux")
-    if aux:
-        _check_head(full["aux"], "model.aux")
-    if not 1 <= full["classes"] <= MOST_CLASSES:
-        raise ConfigError(
-            f"model.classes: expected 1 to {MOST_CLASSES} (maps are uint8, where 255 is no label), found "
-            f"{full['classes']}."
-        )
+    _check_model(full)
     if full["context"].get("placement", "") is None:
         full["context"]["placement"] = "trunk" if full["encoder"]["name"] == "convnext" else "side"
     return full
@@ -383,7 +377,7 @@ def complete_decoder(decoder: Section) -> dict[str, Any]:
     given = plain(decoder, "model.decoder")
     lwc = given.get("name") == "upernet" and given.get("variant") == "lwc"
     full = complete_part({"dropout": 0.0, **given} if lwc else given, DECODERS, "model.decoder")
-    _check_head(full, "model.decoder")
+    _check_part(full, "model.decoder")
     if lwc and full["dropout"]:
         raise ConfigError(
             f'model.decoder.dropout: variant="lwc" drops nothing, found {full["dropout"]}. Set it to 0 or leave it out.'
@@ -445,12 +439,28 @@ def _is_size(value: Any, zero: bool = False) -> bool:
     return isinstance(value, bool) or not isinstance(value, int | float) or value > 0 or (zero and value == 0)
 
 
-def _check_head(full: dict[str, Any], path: str) -> None:
-    """Refuse sizes of a decoder that no decoder can have."""
+def _check_model(full: dict[str, Any]) -> None:
+    """Refuse what no model can have; encoder and decoder have been checked."""
+    if not 1 <= full["classes"] <= MOST_CLASSES:
+        raise ConfigError(
+            f"model.classes: expected 1 to {MOST_CLASSES} (maps are uint8, where 255 is no label), found "
+            f"{full['classes']}."
+        )
+    if len(full["regions"]) != 2:
+        raise ConfigError(f"model.regions: expected (rows, columns), found {full['regions']}.")
+    # Its stages may be none, and `kv_pool` is compared with them where it is built.
+    sizes = {key: full["context"][key] for key in ("heads", "mlp_ratio", "drop_path") if key in full["context"]}
+    _check_part(sizes, "model.context")
+    if full["aux"]:
+        _check_part(full["aux"], "model.aux")
+
+
+def _check_part(full: dict[str, Any], path: str) -> None:
+    """Refuse sizes that no part of a model can have."""
     for key, value in full.items():
         zero = key in ("convs", "stage", "stages", "weight")
         wanted, fits = f"numbers {'of at least' if zero else 'above'} 0", _is_size(value, zero)
-        if key == "dropout":
+        if key in ("dropout", "drop_path"):
             wanted, fits = "a probability below 1", 0 <= value < 1
         if not fits:
             raise ConfigError(f"{path}.{key}: expected {wanted}, found {value}.")

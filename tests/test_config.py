@@ -169,6 +169,18 @@ def test_auxiliary_heads_of_sizes_that_cannot_be_are_refused(name, key, value):
         config.complete_model({"aux": {"name": name, key: value}})
 
 
+@pytest.mark.parametrize(("key", "value"), [("heads", 0), ("heads", -1), ("mlp_ratio", 0.0), ("drop_path", 1.5)])
+def test_contexts_of_sizes_that_cannot_be_are_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"^model\.context\.{key}: expected .*, found {value}"):
+        config.complete_model({"context": {key: value}})
+
+
+@pytest.mark.parametrize("regions", [(2,), (2, 2, 2), ()])
+def test_regions_are_rows_and_columns(regions):
+    with pytest.raises(ConfigError, match=r"model\.regions: expected \(rows, columns\)"):
+        config.complete_model({"regions": regions})
+
+
 def test_sizes_of_0_that_mean_something_are_allowed():
     assert config.complete_model({"aux": dict(convs=0, stage=(0, 1), weight=0, dropout=0)})["aux"]["convs"] == 0
 

@@ -7,6 +7,7 @@ from jax import Array
 
 from holojax.losses.common import Labels, Logits, Valid, evaluate, expect, ratio
 from holojax.losses.overlap import Overlap, overlap
+from holojax.schema import is_number
 from holojax.types import Float
 
 
@@ -15,7 +16,7 @@ class Dice:
     """Dice loss in two parts, so that the step can add the sums of all devices in between.
 
     `squared` sums p^2 + y^2 in the denominator (RingFormer-Seg) rather than p + y; `eps` is added above and
-    below.
+    below. Raises ConfigError for an `eps` below 0.
     """
 
     reads = "pixels"
@@ -24,6 +25,9 @@ class Dice:
     ignore: int = 255
     squared: bool = True
     eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        expect("dice", "eps", self.eps, "a number of at least 0", is_number(self.eps, 0))
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> Overlap:
         """Add up over the pixels at hand, in float32; ignored and invalid pixels leave both p and y."""
@@ -53,6 +57,7 @@ class SoftDice:
 
     def __post_init__(self) -> None:
         expect("soft_dice", "classes", self.classes, "'present' or 'all'", self.classes in ("present", "all"))
+        expect("soft_dice", "eps", self.eps, "a number of at least 0", is_number(self.eps, 0))
 
     def sums(self, logits: Logits, labels: Labels, valid: Valid = None) -> Overlap:
         """Add up over the pixels at hand, in float32; ignored and invalid pixels leave both p and y."""

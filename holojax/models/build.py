@@ -84,6 +84,8 @@ def _encoder(cfg: dict[str, Any], bands: int, rngs: nnx.Rngs) -> Encoder:
 
 def _decoder(cfg: dict[str, Any], channels: Sequence[int], classes: int, rngs: nnx.Rngs) -> Decoder:
     name, sizes = _split(cfg)
+    if not isinstance(classes, int) or classes < 1:
+        raise ConfigError(f"model.classes: expected a number of classes of at least 1, found {classes!r}.")
     return DECODERS[name](channels_in=tuple(channels), classes=classes, **sizes, rngs=rngs)
 
 

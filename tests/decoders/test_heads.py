@@ -121,6 +121,12 @@ def test_a_decoder_without_maps_to_read_is_refused(name, options, channels):
         build_decoder(dict(name=name) | options, channels, 3)
 
 
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_decoder_without_classes_is_refused(classes):
+    with pytest.raises(ConfigError, match="expected a number of classes of at least 1, found"):
+        build_decoder(dict(name="fcn"), CHANNELS, classes)
+
+
 @pytest.mark.parametrize("heads", [0, -1, 3])
 def test_heads_that_do_not_divide_the_channels_are_refused(heads):
     with pytest.raises(ConfigError, match=f"heads={heads} do not divide channels=8"):

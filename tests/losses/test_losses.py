@@ -193,7 +193,13 @@ def test_pixels_are_counted_exactly_beyond_what_float32_counts():
         ],
         *[
             (lambda make=make, key=key: make(**{key: float("inf")}), f"{key} is a number .*, found inf")
-            for make, key in ((losses.Focal, "gamma"), (losses.Tversky, "alpha"), (losses.Tversky, "eps"))
+            for make, key in (
+                (losses.Focal, "gamma"),
+                (losses.Tversky, "alpha"),
+                (losses.Tversky, "eps"),
+                (losses.Dice, "eps"),
+                (losses.SoftDice, "eps"),
+            )
         ],
     ],
 )
