@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
+from holojax.data.bands import Header
 from holojax.data.blocks import Raster
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
@@ -48,13 +49,14 @@ class LabelReader:
         label_map: Mapping[int, int] | None = None,
         ignore: int = IGNORE,
         coding: Coding = NUMBERS,
+        known: Mapping[str, Header] | None = None,
     ) -> LabelReader:
         """Read the header of a label raster.
 
         Without a `label_map` the raw values are the classes 0..`classes`-1. A map names every raw value that
         may occur and its class, or 255 to ignore it. Either way the raw value `ignore` and the file's nodata
         value are ignored unless the map says otherwise. A `coding` turns colours or numbered objects into raw
-        values.
+        values. A header that is `known`, by path, is not read.
 
         Raises:
             RasterError: the file is missing or unreadable.
@@ -62,24 +64,24 @@ class LabelReader:
             ConfigError: the map leads to a class that does not exist.
         """
         path = os.fspath(path)
-        with open_raster(path) as source:
-            if source.count != coding.bands and not (coding.colours and source.count == 4):  # the fourth is alpha
-                wanted = "three bands of colours" if coding.colours else "one band of class numbers"
-                raise LabelError(
-                    f"{path}: expected a label with {wanted}, found {source.count} bands. If it is coloured, name "
-                    f"a data set whose palette it has, or convert colours to class numbers first."
-                )
-            if np.dtype(source.dtypes[0]).kind not in "ui":
-                raise LabelError(f"{path}: expected integer class numbers, found {source.dtypes[0]}. Convert it.")
-            nodata = source.nodatavals[0]
-            table = {int(ignore): IGNORE}
-            if nodata is not None and float(nodata).is_integer() and coding == NUMBERS:
-                table[int(nodata)] = IGNORE
-            if label_map is None:
-                label_map = {value: value for value in range(classes) if value not in table}
-            table |= label_map
-            _check_targets(table, classes)
-            return cls(path, source.height, source.width, tuple(sorted(table.items())), coding)
+        header = (known or {}).get(path) or Header.read(path)
+        count, dtype, nodata = len(header.dtypes), header.dtypes[0], header.nodatavals[0]
+        if count != coding.bands and not (coding.colours and count == 4):  # the fourth is alpha
+            wanted = "three bands of colours" if coding.colours else "one band of class numbers"
+            raise LabelError(
+                f"{path}: expected a label with {wanted}, found {count} bands. If it is coloured, name "
+                f"a data set whose palette it has, or convert colours to class numbers first."
+            )
+        if np.dtype(dtype).kind not in "ui":
+            raise LabelError(f"{path}: expected integer class numbers, found {dtype}. Convert it.")
+        table = {int(ignore): IGNORE}
+        if nodata is not None and float(nodata).is_integer() and coding == NUMBERS:
+            table[int(nodata)] = IGNORE
+        if label_map is None:
+            label_map = {value: value for value in range(classes) if value not in table}
+        table |= label_map
+        _check_targets(table, classes)
+        return cls(path, *header.size, tuple(sorted(table.items())), coding)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., np.ndarray]]:

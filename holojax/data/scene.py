@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import rasterio
@@ -64,6 +64,7 @@ class SceneReader:
         nodata: float | int | None = None,
         nodata_tolerance: float | int = 0,
         quiet: bool = False,
+        known: Mapping[str, Header] | None = None,
     ) -> SceneReader:
         """Read the headers of a scene and check them.
 
@@ -71,12 +72,13 @@ class SceneReader:
         of their names (B2 before B10). `bands` picks bands (zero-based; None: all but alpha bands, which then say what
         is valid), `nodata` overrides the files' value, and a `nodata_tolerance` above 0 also takes in the frayed edge
         of nodata holes in lossily compressed files. An image without CRS is logged once as a warning, unless `quiet`.
+        Headers that are `known`, by path, are not read.
 
         Raises:
             RasterError: a file is missing or unreadable, lacks a band, cannot hold the nodata value, or does not lie on
                 the grid of the first.
         """
-        headers = [Header.read(file) for file in list_files(path)]
+        headers = [(known or {}).get(file) or Header.read(file) for file in list_files(path)]
         first = headers[0]
         for other in headers[1:]:
             check_grid(first, other)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
-from holojax.data.bands import Paths, is_raster, list_files
+from holojax.data.bands import Header, Paths, is_raster, list_files
 from holojax.data.cache import cached, wants_cache
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.coding import NUMBERS, Coding
@@ -61,6 +61,7 @@ class RasterScenes(Sequence):
         names: of the scenes, each once; None: those of the image files.
         cache: folder in which large PNGs and JPEGs are converted once to tiled GeoTIFFs, to be read by window;
             "": `.holojax` beside the files; None: they are read as they are, whole for each window.
+        known: headers that need not be read, by path.
 
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
@@ -82,6 +83,7 @@ class RasterScenes(Sequence):
         nodata_tolerance: float | int = 0,
         names: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
+        known: Mapping[str, Header] | None = None,
     ) -> None:
         if not pairs:
             raise RasterError("Expected at least one pair of image and label, found none. Give (image, label) paths.")
@@ -93,8 +95,12 @@ class RasterScenes(Sequence):
         for name, (image, label) in zip(titles, pairs, strict=True):
             if cache is not None:
                 image, label = _by_window(image, cache), _by_window(label, cache)
-            reader = SceneReader.open(image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True)
-            labels = LabelReader.open(label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding)
+            reader = SceneReader.open(
+                image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, known=known
+            )
+            labels = LabelReader.open(
+                label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding, known=known
+            )
             _check_pair(reader, labels, scenes[0].image if scenes else reader)
             scenes.append(SceneSource(name, reader, labels))
         self._scenes = tuple(scenes)

@@ -190,6 +190,20 @@ def test_without_lists_files_that_lie_together_are_one_split(stand_in, tmp_path)
         open_set(SETS["deepglobe"], folder, "train")
 
 
+@pytest.mark.parametrize("config", ["index", "blocks"])
+def test_a_built_set_is_opened_without_opening_its_files(stand_in, tmp_path, monkeypatch, config):
+    from holojax.data import bands
+    from holojax.data.datasets.builder import open_built
+
+    built = build("fbp", stand_in("fbp"), tmp_path, config).data_dir
+    direct = open_set(SETS["fbp"], stand_in("fbp"), "train", bands=(3, 1))
+    monkeypatch.setattr(bands, "open_raster", lambda path: pytest.fail(f"{path} was opened"))
+    for scene, expected in zip(open_built(built, "train", bands=(3, 1)), direct, strict=True):
+        for field in ("height", "width", "bands", "dtype", "crs", "transform", "nodata"):
+            assert getattr(scene.image, field) == getattr(expected.image, field)
+        assert (scene.label.table, scene.size) == (expected.label.table, expected.size)
+
+
 def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):
     from holojax.data.datasets.builder import open_built
 

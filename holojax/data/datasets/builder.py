@@ -6,6 +6,7 @@ written one after another in the order of the scenes: TFDS's shuffling writer wo
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import rasterio
 import tensorflow_datasets as tfds
 from absl import logging
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 
+from holojax.data.bands import Header
 from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_blocks
 from holojax.data.classes import ClassTable
 from holojax.data.coding import Coding
@@ -113,8 +118,8 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
     """Open the labelled scenes of a split of a data set that was built, as `index` or as `blocks`.
 
-    Both give the same pixels and labels. `folder` is the builder's (`.../fbp/index/1.0.0`); `settings` are those of
-    `RasterScenes` and replace the set's own.
+    Both give the same pixels and labels; no file is opened before its pixels are read. `folder` is the builder's
+    (`.../fbp/index/1.0.0`); `settings` are those of `RasterScenes` and replace the set's own.
 
     Raises:
         RasterError: nothing was built there, the split does not exist, or a file changed since it was indexed.
@@ -129,8 +134,10 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split))
     if not found:
         raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
-    names, pairs = [name for name, *_ in found], [(image, label) for _, image, label in found]
-    return RasterScenes(pairs, **(classes_of(table) | dict(names=names) | settings))
+    names = [name for name, _ in found]
+    pairs = [tuple(header.path for header in headers) for _, headers in found]
+    known = {header.path: header for _, headers in found for header in headers}
+    return RasterScenes(pairs, **(classes_of(table) | dict(names=names, known=known) | settings))
 
 
 def classes_of(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +176,8 @@ def _index_features() -> tfds.features.FeaturesDict:
             crs=text(doc="WKT, empty where the file has none"),
             transform=tfds.features.Tensor(shape=(6,), dtype=np.float64),
             nodata=text(doc="empty where the file has none"),
+            image_header=text(doc="JSON: dtypes, nodata, meaning of every band"),
+            label_header=text(),
             image_state=text(doc="bytes and time of change when it was indexed"),
             label_state=text(),
         )
@@ -187,9 +196,11 @@ def _index_record(split: str, scene: SceneFiles) -> dict[str, Any]:
     with open_raster(scene.image) as source:
         facts = describe(source)
         dtype = np.result_type(*source.dtypes).name
+    labels = None
     if scene.label is not None:
         with open_raster(scene.label) as source:
-            _check_sizes(scene, {IMAGE: facts, LABEL: dict(height=source.height, width=source.width)})
+            labels = describe(source)
+        _check_sizes(scene, {IMAGE: facts, LABEL: labels})
     nodata = facts["nodata"][0]
     return dict(
         scene_id=scene.name,
@@ -203,6 +214,8 @@ def _index_record(split: str, scene: SceneFiles) -> dict[str, Any]:
         crs=facts["crs"],
         transform=np.array(facts["transform"], np.float64),
         nodata="" if nodata is None else str(nodata),
+        image_header=json.dumps(facts),
+        label_header="" if labels is None else json.dumps(labels),
         image_state=_state(scene.image),
         label_state="" if scene.label is None else _state(scene.label),
     )
@@ -222,10 +235,10 @@ def _check_sizes(scene: SceneFiles, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _indexed(built: Any, split: str) -> Iterator[tuple[str, str, str]]:
-    """Yield name, image and label of the labelled scenes, if no file changed."""
+def _indexed(built: Any, split: str) -> Iterator[tuple[str, list[Header]]]:
+    """Yield the name and the headers, of image and label, of the labelled scenes, if no file changed."""
     for record in built.as_data_source(split=split):
-        paths = []
+        headers = []
         for part in (IMAGE, LABEL):
             path, state = record[f"{part}_path"].decode(), record[f"{part}_state"].decode()
             if not path:
@@ -236,17 +249,29 @@ def _indexed(built: Any, split: str) -> Iterator[tuple[str, str, str]]:
                 raise RasterError(
                     f"{path}: changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
                 )
-            paths.append(path)
-        if len(paths) == 2:
-            yield record["scene_id"].decode(), paths[0], paths[1]
+            headers.append(_header(path, json.loads(record[f"{part}_header"])))
+        if len(headers) == 2:
+            yield record["scene_id"].decode(), headers
 
 
-def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, str, str]]:
-    """Yield name and paths of image and label of the labelled scenes."""
+def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, list[Header]]]:
+    """Yield the name and the headers, of image and label, of the labelled scenes."""
     for scene in table["scenes"]:
         if scene["split"] == split and LABEL in scene:
-            image, label = (block_path(root, part, split, scene["name"]) for part in (IMAGE, LABEL))
-            yield scene["name"], image, label
+            name = scene["name"]
+            yield name, [_header(block_path(root, part, split, name), scene[part]) for part in (IMAGE, LABEL)]
+
+
+def _header(path: str, facts: Mapping[str, Any]) -> Header:
+    """Make of what `describe` wrote down what `Header.read` would read."""
+    meanings = tuple(ColorInterp[name] for name in facts["colorinterp"])
+    size, transform = (facts["height"], facts["width"]), rasterio.Affine(*facts["transform"])
+    return Header(path, size, tuple(facts["dtypes"]), tuple(facts["nodata"]), meanings, _crs(facts["crs"]), transform)
+
+
+@functools.lru_cache(maxsize=256)
+def _crs(wkt: str) -> CRS | None:
+    return CRS.from_wkt(wkt) if wkt else None
 
 
 def _manual_folder(facts: SceneSet, manual_dir: Any) -> Path:
