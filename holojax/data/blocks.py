@@ -227,7 +227,7 @@ def open_blocks(path: str) -> BlockRaster:
     table = Path(folder) / "metadata.json"
     if not table.exists():
         raise RasterError(f"{path}: no such folder of blocks. Build the data set's config `blocks` first.")
-    records, scenes = _open(folder, split, table.stat().st_mtime_ns)
+    records, scenes = _open(folder, split, table.stat().st_mtime_ns, os.getpid())
     if (part, scene) not in scenes:
         known = ", ".join(sorted({name for _, name in scenes})[:8]) or "none"
         raise RasterError(f"{path}: no {part} of such a scene there; scenes of {split!r}: {known} ...")
@@ -235,8 +235,8 @@ def open_blocks(path: str) -> BlockRaster:
 
 
 @functools.lru_cache(maxsize=32)
-def _open(folder: str, split: str, written: int) -> tuple[Sequence, Mapping[tuple[str, str], Mapping]]:
-    del written  # part of the key: a folder that was built anew is opened anew
+def _open(folder: str, split: str, written: int, process: int) -> tuple[Sequence, Mapping[tuple[str, str], Mapping]]:
+    del written, process  # parts of the key: what was built anew is opened anew, and so it is in a forked process
     import tensorflow_datasets as tfds  # takes half a second, and most runs read files
 
     scenes = {

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holojax.data import blocks
 from holojax.data.bands import Part
@@ -62,7 +64,7 @@ def built(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "options"),
     [
         ("many.tif", {}),
         ("many.tif", dict(bands=(30, 2, 5), nodata=7)),
@@ -73,10 +75,10 @@ def built(tmp_path_factory):
         ("alpha.png", dict(bands=(0, 1, 2, 3))),
     ],
 )
-def test_blocks_give_the_same_bytes_as_the_file(built, name, settings):
+def test_blocks_give_the_same_bytes_as_the_file(built, name, options):
     root, folder = built
-    file = SceneReader.open(root / "train/image" / name, **settings)
-    here = SceneReader.open(block_path(folder, "image", "train", name.partition(".")[0]), **settings)
+    file = SceneReader.open(root / "train/image" / name, **options)
+    here = SceneReader.open(block_path(folder, "image", "train", name.partition(".")[0]), **options)
     for field in ("height", "width", "bands", "dtype", "crs", "transform"):
         assert getattr(here, field) == getattr(file, field)
     with here.session() as read:
@@ -84,6 +86,19 @@ def test_blocks_give_the_same_bytes_as_the_file(built, name, settings):
             for found, expected in zip(read(window), file.read(window), strict=True):
                 assert found.dtype == expected.dtype
                 assert found.tobytes() == expected.tobytes()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["many.tif", "radar.tif", "alpha.png"]),
+    st.tuples(st.integers(-20, 45), st.integers(-20, 57), st.integers(0, 50), st.integers(0, 50)),
+)
+def test_any_window_gives_the_same_bytes(built, name, window):
+    root, folder = built
+    file = SceneReader.open(root / "train/image" / name)
+    here = SceneReader.open(block_path(folder, "image", "train", name.partition(".")[0]))
+    for found, expected in zip(here.read(Window(*window)), file.read(Window(*window)), strict=True):
+        assert found.tobytes() == expected.tobytes()
 
 
 def test_labels_do_so_too(built):
