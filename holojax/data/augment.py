@@ -61,9 +61,9 @@ class Augment:
                 f"(smallest, largest) from {NARROWEST} to {WIDEST}",
             ),
             "class_share": (0 < self.class_share <= 1, "a share above 0, up to 1"),
-            "brightness": (self.brightness >= 0, "0 or more"),
+            "brightness": (0 <= self.brightness < math.inf, "0 or more"),
             "contrast": (0 <= self.contrast < 1, "0 <= contrast < 1"),
-            "noise": (self.noise >= 0, "0 or more"),
+            "noise": (0 <= self.noise < math.inf, "0 or more"),
             "band_dropout": (0 <= self.band_dropout < 1, "a probability below 1"),
         }
         for name, (fits, wanted) in checks.items():

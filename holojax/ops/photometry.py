@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+
+from holojax.types import Float
 
 HIGHEST = 255.0  # of uint8
 
 
-def distort(pixels: Float[Array, "b r h w 3"], steps: Float[Array, "b 5"]) -> Float[Array, "b r h w 3"]:
+def distort(pixels: Float[jax.Array, "b r h w 3"], steps: Float[jax.Array, "b 5"]) -> Float[jax.Array, "b r h w 3"]:
     """Change brightness, contrast, saturation and hue of red, green and blue, 0 to 255 each.
 
     Steps of a scene, in this order: shift, factor, factor of the saturation, turn of the hue in degrees, factor. After
@@ -24,8 +26,8 @@ def distort(pixels: Float[Array, "b r h w 3"], steps: Float[Array, "b 5"]) -> Fl
 
 
 def _recolor(
-    pixels: Float[Array, "b r h w 3"], color: Float[Array, "b 1 1 1"], turn: Float[Array, "b 1 1 1"]
-) -> Float[Array, "b r h w 3"]:
+    pixels: Float[jax.Array, "b r h w 3"], color: Float[jax.Array, "b 1 1 1"], turn: Float[jax.Array, "b 1 1 1"]
+) -> Float[jax.Array, "b r h w 3"]:
     """Multiply the saturation (up to 1) and turn the hue of each pixel; its largest value stays."""
     red, green, blue = (pixels[..., i] for i in range(3))
     value, least = pixels.max(-1), pixels.min(-1)
@@ -43,13 +45,17 @@ def _recolor(
     return jnp.stack([value - chroma * jnp.clip(jnp.minimum(side, 4 - side), 0, 1) for side in sides], -1)
 
 
-def white_noise(
-    grain: UInt32[Array, " b"], rows: Int[Array, "r h"], cols: Int[Array, "r w"], bands: int
-) -> Float[Array, "b r h w c"]:
+def white_noise(grain: jax.Array, rows: jax.Array, cols: jax.Array, bands: int) -> Float[jax.Array, "b r h w c"]:
     """Return normally distributed noise of variance 1 that depends on scene, place and band alone.
 
     Not a stream but a hash of (grain, row, column, band), so that a place has its noise whichever region or device it
-    lies on, and neighbours across a border have theirs. Rows and columns count in the scene.
+    lies on, and neighbours across a border have theirs.
+
+    Args:
+        grain: uint32 `[b]`, a number for each scene.
+        rows: of the regions' pixels in the scene, whole numbers `[r h]`.
+        cols: likewise, `[r w]`.
+        bands: number of bands.
     """
     state = _mix(grain + jnp.uint32(0x9E3779B9))[:, None, None, None, None]
     state = _mix(state ^ rows.astype(jnp.uint32)[None, :, :, None, None])
@@ -59,13 +65,13 @@ def white_noise(
     return jnp.sqrt(-2 * jnp.log(size)) * jnp.cos(2 * jnp.pi * angle)  # Box and Muller
 
 
-def _mix(x: UInt32[Array, ...]) -> UInt32[Array, ...]:
-    """Scatter the bits of 32-bit numbers, one to one (the finalizer of MurmurHash3)."""
+def _mix(x: jax.Array) -> jax.Array:
+    """Scatter the bits of uint32 numbers, one to one (the finalizer of MurmurHash3)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
 
-def _share(bits: UInt32[Array, ...]) -> Float[Array, ...]:
+def _share(bits: jax.Array) -> jax.Array:
     """Return numbers above 0 and up to 1, of 24 bits."""
     return ((bits >> 8) + 1).astype(jnp.float32) * 2.0**-24

@@ -119,6 +119,8 @@ def test_a_configuration_says_all_that_may_be_drawn():
         (dict(contrast=1.5), r"augment\.contrast: expected 0 <= contrast < 1, found 1.5"),
         (dict(brightness=-1), r"augment\.brightness"),
         (dict(noise=-1), r"augment\.noise"),
+        (dict(noise=float("inf")), r"augment\.noise: expected"),
+        (dict(angle=float("nan")), r"augment\.angle"),
         (dict(band_dropout=1), r"augment\.band_dropout"),
         (dict(distort=dict(probability=2)), r"augment\.distort\.probability: expected 0 to 1, found 2"),
         (dict(distort=dict(saturation=2)), r"augment\.distort\.saturation: expected 0 to 1, found 2"),
