@@ -23,6 +23,8 @@ LOCAL = {
     "GDAL_CACHEMAX": 256 << 20,
     # Blocks of a window are decompressed side by side; more threads gain little, and processes share the cores.
     "GDAL_NUM_THREADS": "2",
+    # Masks, overviews and world files beside a file are found, also while a remote one is open.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
 }
 REMOTE = LOCAL | {
     # No listing of the bucket, and no request for each file that might lie beside this one (.ovr, .msk, .aux.xml).
@@ -82,7 +84,9 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 def gdal_settings(path: str | os.PathLike[str]) -> dict[str, str | int]:
     """Return the GDAL settings that a raster is read with, less those that the user has made."""
-    given = set(os.environ) | set(rasterio.env.getenv() if rasterio.env.hasenv() else ())
+    around = rasterio.env.getenv() if rasterio.env.hasenv() else {}
+    ours = {name: {LOCAL.get(name), REMOTE.get(name)} for name in REMOTE}  # of another raster that is open
+    given = set(os.environ) | {name for name, value in around.items() if value not in ours.get(name, ())}
     table = REMOTE if is_remote(path) else LOCAL
     return {name: value for name, value in table.items() if name not in given}
 

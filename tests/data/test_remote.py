@@ -121,6 +121,20 @@ def test_what_the_user_set_wins(monkeypatch):
         assert REMOTE.keys() - gdal_settings("s3://b/a.tif") == {"GDAL_HTTP_MAX_RETRY", "GDAL_NUM_THREADS"}
 
 
+def test_a_local_file_keeps_its_mask_while_a_remote_one_is_open(net, pixels, tmp_path):
+    path = tmp_path / "a.tif"
+    profile = dict(
+        driver="GTiff", height=4, width=4, count=1, dtype="uint8", transform=rasterio.Affine(2, 0, 9, 0, -2, 9)
+    )
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "w", **profile) as target:
+        target.write(np.ones((1, 4, 4), np.uint8))
+        target.write_mask(np.eye(4) > 0)
+    reader = SceneReader.open(path)
+    with SceneReader.open(f"{net.address}/a.tif").session() as read:
+        read(Window(0, 0, 4, 4))
+        assert reader.read()[1].sum() == 4
+
+
 def test_a_window_over_the_net_costs_its_blocks_and_nothing_else(net, pixels):
     net.seen()
     reader = SceneReader.open(f"{net.address}/a.tif?test=window")
