@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from holojax.errors import ConfigError
+from holojax.ops.resize import bin_edges
 from holojax.ops.resize_conv import convolve
 from holojax.ops.windows import Sides
 from holojax.parallel.collectives import psum
@@ -97,11 +98,11 @@ class Borders(abc.ABC):
     @abc.abstractmethod
     def row_blocks(
         self, x: Float[jax.Array, "n h w c"], size: tuple[int, int], rows: int
-    ) -> tuple[Any, Callable[[Any], jax.Array]]:
+    ) -> tuple[tuple[jax.Array, ...], Callable[[Any], jax.Array]]:
         """Resize maps bilinearly as `resize`, block of rows by block of rows, so that the result never exists whole.
 
-        Returns arrays whose first axis counts blocks (what `jax.lax.scan` runs over), and a function from one block of
-        them to its `rows` rows of the result [n rows W c]; the last block is filled up. All that is sent is sent here.
+        Returns what `ops.resize.cut_rows` does, and a function from one block of it, of all regions or some, to its
+        `rows` rows of the result [n rows W c]; the last block is filled up. All that is sent is sent here.
         """
 
     @abc.abstractmethod
@@ -257,3 +258,12 @@ def check_widths(top: int, bottom: int, left: int, right: int) -> None:
 def keep(valid: jax.Array | None, x: jax.Array, value: int | float = 0) -> jax.Array:
     """Return `x`, with `value` where it is not valid."""
     return x if valid is None else jnp.where(valid[..., None], x, jnp.asarray(value, x.dtype))
+
+
+def any_by_bins(valid: jax.Array, bins: int, axis: int) -> jax.Array:
+    """Say which of `bins` equal parts of `axis`, rounded outwards, hold anything valid."""
+    start, stop = bin_edges(valid.shape[axis], bins)
+    ends = jnp.cumsum(valid, axis=axis, dtype=jnp.int32)
+    pads = [(1, 0) if d == axis else (0, 0) for d in range(valid.ndim)]
+    counts = jnp.pad(ends, pads)
+    return jnp.take(counts, stop, axis=axis) > jnp.take(counts, start, axis=axis)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from holojax.borders.base import Borders, WindowFunction, check_widths
+from holojax.borders.base import Borders, WindowFunction, any_by_bins, check_widths
 from holojax.errors import ConfigError
 from holojax.ops import windows
 from holojax.ops.attention import attend
 from holojax.ops.cross_attention import cross_attend
-from holojax.ops.resize import bin_edges, blend_rows, cut_rows, extend_edges, pool, resize, source_weights
+from holojax.ops.resize import blend_rows, cut_rows, extend_edges, pool, resize, source_weights
 from holojax.ops.resize_conv import resize_conv
 from holojax.ops.sample import bilinear_sample, deformable_sample
 from holojax.ops.scan import linear_scan
@@ -185,7 +185,7 @@ class Isolated(Borders):
         stride = self._stride(height, width)
         if stride is not None:
             return _any_by_stride(self.valid, height, width, stride)
-        return _any_by_bins(_any_by_bins(self.valid, height, 1), width, 2)
+        return any_by_bins(any_by_bins(self.valid, height, 1), width, 2)
 
     def _stride(self, height: int, width: int) -> int | None:
         rows, cols = self.valid.shape[1:]
@@ -214,14 +214,6 @@ def _any_by_stride(valid: jax.Array, height: int, width: int, stride: int) -> ja
     valid = valid[:, : height * stride, : width * stride]
     pads = ((0, 0), (0, max(height * stride - rows, 0)), (0, max(width * stride - cols, 0)))
     return lax.reduce_window(valid, False, lax.bitwise_or, (1, stride, stride), (1, stride, stride), pads)
-
-
-def _any_by_bins(valid: jax.Array, bins: int, axis: int) -> jax.Array:
-    start, stop = bin_edges(valid.shape[axis], bins)
-    ends = jnp.cumsum(valid, axis=axis, dtype=jnp.int32)
-    pads = [(1, 0) if d == axis else (0, 0) for d in range(valid.ndim)]
-    counts = jnp.pad(ends, pads)
-    return jnp.take(counts, stop, axis=axis) > jnp.take(counts, start, axis=axis)
 
 
 ISOLATED = Isolated()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
-from holojax.borders.base import Borders, check_widths, keep
+from holojax.borders.base import Borders, any_by_bins, check_widths, keep
 from holojax.errors import ConfigError, LayoutError
 from holojax.ops.varying import vary
 from holojax.parallel import collectives
@@ -42,16 +42,17 @@ class Scene(Borders):
         return keep(self.valid_tokens(*x.shape[1:3]), x, value)
 
     def valid_tokens(self, height, width):
-        """Say which places cover any valid pixel; a place smaller than a pixel is valid if its pixel is."""
+        """Say which places cover any valid pixel, be they larger or smaller than pixels."""
         if self.valid is None:
             return None
         valid = self.valid
         for axis, extent in ((1, height), (2, width)):
             pixels = valid.shape[axis]
-            if extent >= pixels:
-                valid = jnp.repeat(valid, _stride(extent, pixels), axis)
+            if pixels % extent:
+                # Regions are alike, so parts of a region are those of the scene whatever the ratio.
+                valid = any_by_bins(valid, extent, axis)
             else:
-                shape = (*valid.shape[:axis], extent, _stride(pixels, extent), *valid.shape[axis + 1 :])
+                shape = (*valid.shape[:axis], extent, pixels // extent, *valid.shape[axis + 1 :])
                 valid = valid.reshape(shape).any(axis + 1)
         return valid
 
@@ -194,11 +195,3 @@ class Scene(Borders):
             beyond = jnp.where(any_valid, (place * extent)[:, None] + jnp.arange(1, extent + 1), 1).max((1, 2))
             extents.append(pmax(beyond, (self.shard.axis,)))
         return extents
-
-
-def _stride(large: int, small: int) -> int:
-    if large % small:
-        raise ConfigError(
-            f"Exact borders need maps whose sizes divide each other, found {large} and {small} places a region."
-        )
-    return large // small

@@ -41,13 +41,15 @@ class BatchNorm(nnx.Module):
         else:
             mean, variance, count = borders.moments(x)
             unbiased = variance * count / jnp.maximum(count - 1, 1)
-            self._move(self.mean, mean)
-            self._move(self.var, unbiased)
+            self._move(self.mean, mean, count)
+            self._move(self.var, unbiased, count)
         factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         return ((x.astype(jnp.float32) - mean) * factor + self.bias[...]).astype(x.dtype)
 
-    def _move(self, average: nnx.BatchStat, value: jax.Array) -> None:
-        average[...] = self.momentum * average[...] + (1 - self.momentum) * jax.lax.stop_gradient(value)
+    def _move(self, average: nnx.BatchStat, value: jax.Array, count: jax.Array) -> None:
+        moved = self.momentum * average[...] + (1 - self.momentum) * jax.lax.stop_gradient(value)
+        # A batch without data has no statistics.
+        average[...] = jnp.where(count > 0, moved, average[...])
 
 
 class GroupNorm(nnx.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from holojax.decoders.prediction import Dense, Prediction
 from holojax.ops.varying import vary
 from holojax.types import Float
 
-# Pixels of all regions of a device that are painted at a time: with 24 classes some 6 MB.
-PIXELS = 1 << 16
+# Numbers of a map of scores (or of masks) that are painted at a time: 8 MiB.
+NUMBERS = 1 << 21
 
 # f(logits [n i W k], *rows of maps [n i W]) -> a tree of arrays
 RowsFunction = Callable[..., Any]
@@ -39,16 +39,16 @@ class Painter:
     def whole(self) -> Float[jax.Array, "n H W k"]:
         """Return float32 scores of all pixels: logits, or those of queries."""
         if isinstance(self.answer, Dense):
-            return self.borders.resize(self.answer.source, self.size)
+            return self.borders.resize(self.answer.towards(self.size, self.borders).source, self.size)
         return self.map_rows(lambda scores: scores)
 
     def logits(self) -> Float[jax.Array, "n H W k"]:
         """Return the whole map of what losses take: the logarithm of probabilities, up to a constant."""
-        return self._map_rows(lambda rows: self.answer.logits(rows))
+        return self._map_rows(lambda answer, rows: answer.logits(rows))
 
     def map_rows(self, f: RowsFunction, *maps: jax.Array) -> Any:
-        """Apply f(scores, *rows) to blocks of rows; return its results [n i ...] joined to maps [n H ...]."""
-        return self._map_rows(lambda rows, *others: f(self.answer.paint(rows), *others), *maps)
+        """Apply f(scores, *rows) to blocks of rows; return its results [m i ...] joined to maps [n H ...]."""
+        return self._map_rows(lambda answer, rows, *others: f(answer.paint(rows), *others), *maps)
 
     def sum_rows(self, f: RowsFunction, *maps: jax.Array | None) -> Any:
         """Add up f(logits, *rows) over blocks of rows.
@@ -56,28 +56,58 @@ class Painter:
         For the gradient nothing of a block is kept, it is painted again. `maps` [n H W] are cut into the same rows; the
         last block is filled up with rows that `f` has to tell by them. None stays None.
         """
-        blocks, draw = self._blocks(maps)
+        cut = self._blocks(maps)
 
         @jax.checkpoint
-        def block(rows: Any, *others: jax.Array | None) -> Any:
-            return f(self.answer.logits(draw(rows)), *others)
+        def block(number: jax.Array, rows: Any, *others: jax.Array | None) -> Any:
+            answer = self.answer.of_region(number, cut.regions)
+            return f(answer.logits(cut.draw(rows)), *others)
 
-        first = jax.tree.map(lambda x: x[0], blocks)
-        if jax.tree.leaves(blocks)[0].shape[0] == 1:
+        first = jax.tree.map(lambda x: x[0], cut.arrays)
+        if len(cut.arrays[0]) == 1:
             return block(*first)
         total = jax.tree.map(_zeros, jax.eval_shape(block, *first))
-        return lax.scan(lambda total, now: (jax.tree.map(jnp.add, total, block(*now)), None), total, blocks)[0]
+        return lax.scan(lambda total, now: (jax.tree.map(jnp.add, total, block(*now)), None), total, cut.arrays)[0]
 
     def _map_rows(self, f: RowsFunction, *maps: jax.Array) -> Any:
-        blocks, draw = self._blocks(maps)
-        found = lax.map(lambda now: f(draw(now[0]), *now[1:]), blocks)
-        return jax.tree.map(lambda x: _join(x, self.size[0]), found)
+        cut = self._blocks(maps)
 
-    def _blocks(self, maps: tuple[jax.Array | None, ...]) -> tuple[Any, Callable[[Any], jax.Array]]:
-        source, (height, width) = self.answer.source, self.size
-        rows = min(height, max(1, PIXELS // (source.shape[0] * width)))
-        blocks, draw = self.borders.row_blocks(source, self.size, rows)
-        return (blocks, *(None if x is None else _cut(x, rows) for x in maps)), draw
+        def block(now: Any) -> Any:
+            number, rows, *others = now
+            return f(self.answer.of_region(number, cut.regions), cut.draw(rows), *others)
+
+        found = lax.map(block, cut.arrays)
+        return jax.tree.map(lambda x: _join(x, len(self.answer.source), self.size[0]), found)
+
+    def _blocks(self, maps: tuple[jax.Array | None, ...]) -> _Blocks:
+        """Cut all that is painted into blocks: rows of one region, or several regions that are small."""
+        source, (height, width) = self.answer.towards(self.size, self.borders).source, self.size
+        n, numbers = len(source), width * source.shape[-1]
+        regions = max(1, min(n, NUMBERS // (height * numbers)))
+        regions = max(count for count in range(1, regions + 1) if n % count == 0)
+        rows = min(height, max(1, NUMBERS // numbers))
+        (pieces, low, part), draw = self.borders.row_blocks(source, self.size, rows)
+        groups, count = n // regions, len(pieces)
+        pieces = _grouped(pieces, regions)
+        low, part = (jnp.tile(x, (groups, 1)) for x in (low, part))
+        others = (None if x is None else _grouped(_cut(x, rows), regions) for x in maps)
+        number = jnp.repeat(jnp.arange(groups) * regions, count)
+        return _Blocks((number, (pieces, low, part), *others), draw, regions)
+
+
+class _Blocks(NamedTuple):
+    """What a scan over blocks runs over, and how a block's rows of the source are drawn."""
+
+    arrays: tuple[Any, ...]  # number of the first region, what `draw` takes, rows of maps; block by block
+    draw: Callable[[Any], jax.Array]
+    regions: int  # of a block
+
+
+def _grouped(blocks: jax.Array, regions: int) -> jax.Array:
+    """Let blocks of rows of all regions [blocks n ...] be blocks of some regions [groups * blocks regions ...]."""
+    count, n, *rest = blocks.shape
+    blocks = blocks.reshape(count, n // regions, regions, *rest)
+    return jnp.moveaxis(blocks, 1, 0).reshape(-1, regions, *rest)
 
 
 def _cut(x: jax.Array, rows: int) -> jax.Array:
@@ -88,10 +118,11 @@ def _cut(x: jax.Array, rows: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(n, count, rows, *x.shape[2:]), 1, 0)
 
 
-def _join(x: jax.Array, height: int) -> jax.Array:
-    """Undo `_cut`."""
-    blocks, n, rows, *rest = x.shape
-    return jnp.moveaxis(x, 0, 1).reshape(n, blocks * rows, *rest)[:, :height]
+def _join(x: jax.Array, n: int, height: int) -> jax.Array:
+    """Join blocks [groups * blocks regions rows ...] to maps [n height ...]."""
+    _, regions, rows, *rest = x.shape
+    x = x.reshape(n // regions, -1, regions, rows, *rest)
+    return jnp.moveaxis(x, 2, 1).reshape(n, -1, *rest)[:, :height]
 
 
 def _zeros(like: jax.ShapeDtypeStruct) -> jax.Array:

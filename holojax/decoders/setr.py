@@ -12,6 +12,7 @@ from flax import nnx
 from holojax.borders import ISOLATED, Borders
 from holojax.decoders.base import Decoder, check_stage
 from holojax.decoders.layers import Classifier, ConvNormAct
+from holojax.decoders.prediction import Dense
 from holojax.errors import ConfigError
 from holojax.ops.layer_norm import LayerNorm
 
@@ -81,16 +82,20 @@ class SETR(Decoder):
         )
         self.classifier = Classifier(channels, classes, dropout=dropout, rngs=rngs)
 
+    def decode(self, maps, borders=ISOLATED, keys=None):
+        """Score the classes; the last enlarging is left to the painter."""
+        x = self.norm(maps[self.stage_read])
+        *earlier, last = self.factors
+        for conv, factor in zip(self.up_convs, [*earlier, None], strict=True):
+            x = conv(x, borders)
+            if factor:
+                x = borders.resize(x, (x.shape[1] * factor, x.shape[2] * factor))
+        # Scoring places and enlarging may change places: the classes are fewer than the channels.
+        return Dense(self.classifier(x, keys), enlarged=last)
+
     def scores(self, maps, borders=ISOLATED, keys=None):
         """Score the classes at the resolution of the map that is read times all the factors."""
-        x = self.norm(maps[self.stage_read])
-        for i, (conv, factor) in enumerate(zip(self.up_convs, self.factors, strict=True)):
-            x = conv(x, borders)
-            if i == len(self.up_convs) - 1:
-                # Scoring places and enlarging may change places: the classes are fewer than the channels.
-                x = self.classifier(x, keys)
-            x = borders.resize(x, (x.shape[1] * factor, x.shape[2] * factor))
-        return x
+        return self.decode(maps, borders, keys).spread(borders)
 
 
 class SETRAux(SETR):
@@ -129,8 +134,10 @@ class SETRAux(SETR):
 class MLANeck(nnx.Module):
     """Add up a transformer's maps from the last to the first, with the numerics of mmseg's MLANeck.
 
+    Maps of a pyramid, which mmseg's does not take, are brought to the size of the first one.
+
     Args:
-        channels_in: channels of the maps, which all have one size.
+        channels_in: channels of the maps.
         channels: channels of the sums.
         norm: "batch", "group" or "layer", as `ConvNormAct` has them.
         rngs: source of the first weights.
@@ -144,7 +151,8 @@ class MLANeck(nnx.Module):
     def __call__(self, maps: Sequence[jax.Array], borders: Borders) -> tuple[jax.Array, ...]:
         """Return the last map, the sum of the last two, and so on, each projected before and convolved after."""
         layers = zip(self.norms, self.projections, maps, strict=True)
-        parts = [projection(norm(x), borders) for norm, projection, x in layers]
+        size = maps[0].shape[1:3]
+        parts = [borders.resize(projection(norm(x), borders), size) for norm, projection, x in layers]
         sums = itertools.accumulate(reversed(parts))
         return tuple(smooth(x, borders) for smooth, x in zip(self.smoothers, sums, strict=True))
 
@@ -155,7 +163,7 @@ class SETRMLA(Decoder):
     Its `neck` makes the sums, which auxiliary heads read too.
 
     Args:
-        channels_in: channels of the encoder's maps, which all have one size.
+        channels_in: channels of the encoder's maps, those of a plain transformer or a pyramid.
         classes: classes scored.
         channels: channels of the sums; each is scored from half as many.
         norm: "batch", "group" or "layer", as `ConvNormAct` has them.
@@ -193,10 +201,13 @@ class SETRMLA(Decoder):
         """Return the channels of the sums."""
         return (self.channels,) * len(channels)
 
-    def scores(self, maps, borders=ISOLATED, keys=None):
-        """Score the classes at 4 times the resolution of the maps."""
+    def decode(self, maps, borders=ISOLATED, keys=None):
+        """Score the classes; enlarging is left to the painter."""
         levels = zip(self.up_convs, maps, strict=True)
         found = [second(first(x, borders), borders) for (first, second), x in levels]
         # mmseg enlarges the levels and then scores the classes: the same, but larger.
-        scores = self.classifier(jnp.concatenate(found, -1), keys)
-        return borders.resize(scores, (scores.shape[1] * _ENLARGED, scores.shape[2] * _ENLARGED))
+        return Dense(self.classifier(jnp.concatenate(found, -1), keys), enlarged=_ENLARGED)
+
+    def scores(self, maps, borders=ISOLATED, keys=None):
+        """Score the classes at 4 times the resolution of the maps."""
+        return self.decode(maps, borders, keys).spread(borders)

@@ -178,8 +178,8 @@ class SetLoss:
         most = jnp.abs(cost).max((1, 2), keepdims=True) * (2 * min(queries, classes)) if queries < classes else 0
         cost = jnp.where(present[:, None], cost, most)
         if queries < classes:
-            return assign(cost)[..., None] == jnp.arange(classes)
-        return (assign(cost.swapaxes(1, 2))[..., None] == jnp.arange(queries)).swapaxes(1, 2)
+            return assign(cost, jnp.ones_like(cost[..., 0], dtype=bool))[..., None] == jnp.arange(classes)
+        return (assign(cost.swapaxes(1, 2), present)[..., None] == jnp.arange(queries)).swapaxes(1, 2)
 
     def _of_classes(self, asked, assigned, active) -> tuple[Array, Array]:
         """Return the cross entropy of each surrounding's queries, weighted, and its weight, [m] each."""

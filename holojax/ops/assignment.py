@@ -7,25 +7,29 @@ import jax.numpy as jnp
 from jax import lax
 
 from holojax.ops.varying import vary, varying_axes
-from holojax.types import Float
+from holojax.types import Bool, Float
 
 
-def assign(cost: Float[jax.Array, "b r s"]) -> jax.Array:
-    """Give every row a column of its own so that the sum of costs is least: int32 [b r], for r <= s.
+def assign(cost: Float[jax.Array, "b r s"], wanted: Bool[jax.Array, "b r"]) -> jax.Array:
+    """Give every wanted row a column of its own so that the sum of costs is least: int32 [b r], for r <= s.
+
+    Other rows cost no time, and what is returned for them means nothing.
 
     The Hungarian algorithm by shortest augmenting paths, O(r^2 s) (Jonker and Volgenant 1987). It is that of
     `optax.assignment.hungarian_algorithm`, whose loops cannot be traced inside `shard_map`: there the state of a loop
     has to be typed as differing between devices, as the costs do.
     """
-    return jax.vmap(_assign)(cost)
+    return jax.vmap(_assign)(cost, wanted)
 
 
-def _assign(cost: jax.Array) -> jax.Array:
+def _assign(cost: jax.Array, wanted: jax.Array) -> jax.Array:
     rows, cols = cost.shape
     # Column `cols` stands for the row that is being placed; row `rows` for nobody.
     state = jnp.zeros(rows + 1), jnp.zeros(cols + 1), jnp.full(cols + 1, rows, jnp.int32)
     state = vary(state, sorted(varying_axes(cost)))
-    return _columns(lax.fori_loop(0, rows, lambda row, state: _place(cost, row, *state), state)[2], rows)
+    # What is not wanted is nobody's place to find.
+    number = jnp.where(wanted, jnp.arange(rows, dtype=jnp.int32), rows)
+    return _columns(lax.fori_loop(0, rows, lambda row, state: _place(cost, number[row], *state), state)[2], rows)
 
 
 def _columns(owner: jax.Array, rows: int) -> jax.Array:

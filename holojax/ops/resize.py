@@ -88,7 +88,8 @@ def phases(x: jax.Array, factor: int, axis: int) -> list[jax.Array]:
 def cut_rows(x: jax.Array, extent: int, rows: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cut what `rows` rows of the result need out of maps that are resized to `extent` rows, block by block.
 
-    Only as many rows as a block reads are repeated, so the blocks together are little more than the maps.
+    Blocks repeat two of the rows that they read, and little else: together they are little more than the maps if a
+    block is not much shorter than the maps are enlarged.
 
     Args:
         x: maps [n h + 2 w c], with one more row at each end, as `interpolate` takes them.

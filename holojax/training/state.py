@@ -39,7 +39,8 @@ class State:
 class Structure:
     """A model without its weights: what `nnx.merge` needs beside them, once for training and once for use.
 
-    They differ in whether batch norms take the statistics of the batch or the running ones.
+    They differ in whether batch norms take the statistics of the batch or the running ones, and in whether decoders
+    answer with what earlier layers found, too.
     """
 
     training: nnx.GraphDef
@@ -54,9 +55,9 @@ def take_apart(model: SceneModel) -> tuple[Structure, Weights]:
 
     The model is left in inference mode.
     """
-    model.set_attributes(use_running_average=False, raise_if_not_found=False)
+    model.train()
     training = nnx.split(model, nnx.Param, nnx.BatchStat, ...)[0]
-    model.set_attributes(use_running_average=True, raise_if_not_found=False)
+    model.eval()
     inference, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, constants = (nnx.as_pure(state) for state in states)
     frozen = tuple(f"encoder.{name}" for name in model.encoder.frozen())

@@ -14,10 +14,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, UInt8
 
 from holojax.borders import Exact
-from holojax.losses import CrossEntropy, build_losses
+from holojax.errors import ConfigError
+from holojax.losses import build_losses
 from holojax.losses.whole import batch_losses
 from holojax.ops.normalize import normalize
 from holojax.ops.photometry import distort, white_noise
+from holojax.ops.varying import vary
 from holojax.parallel import DATA, REGION, Layout, RegionGrid, RegionShard
 from holojax.parallel.collectives import psum
 from holojax.training.optimizer import map_frozen
@@ -25,8 +27,8 @@ from holojax.training.state import State, Structure, Weights, put_together
 
 IGNORE = 255
 AXES = (DATA, REGION)
-# What an auxiliary head learns from where the configuration has nothing but losses of queries.
-AUXILIARY = ("ce", CrossEntropy(ignore=IGNORE), 1.0)
+# Beyond it, counts of pixels would wrap.
+MOST_PIXELS = 2**31 - 1
 BATCH_SPECS = {
     "image": P(DATA, REGION),
     "label": P(DATA, REGION),
@@ -48,6 +50,7 @@ class Recipe:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     losses: tuple[tuple[str, Any, float], ...] = ()  # (name, loss, weight)
+    aux_losses: tuple[tuple[str, Any, float], ...] = ()  # of auxiliary heads
     aux_weight: float = 0.0
     classes: int = 0
 
@@ -55,6 +58,9 @@ class Recipe:
 def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
     """Read from a whole configuration what a step needs to know."""
     losses = build_losses(cfg.train)
+    # An auxiliary head is dense: what matches queries is for the main one alone.
+    dense = tuple(one for one in losses if one[1].reads != "queries")
+    aux_losses = dense or build_losses({**cfg.train, "loss": (("ce", 1.0),)})
     return Recipe(
         structure=structure,
         layout=layout,
@@ -62,6 +68,7 @@ def make_recipe(cfg: Any, structure: Structure, layout: Layout) -> Recipe:
         mean=tuple(cfg.data.mean),
         std=tuple(cfg.data.std),
         losses=losses,
+        aux_losses=aux_losses,
         aux_weight=cfg.model.aux.weight if cfg.model.aux else 0.0,
         classes=cfg.model.classes,
     )
@@ -101,7 +108,9 @@ def make_train_step(
     """
 
     def local_loss(weights: Weights, constants: Any, batch: Batch, keys: Array) -> tuple[Array, Any]:
-        model = put_together(recipe.structure.training, weights, constants)
+        # Typed as differing between devices before an encoder casts them to bfloat16: gradients are summed in float32.
+        params = {**weights.params, "encoder": vary(weights.params["encoder"], AXES)}
+        model = put_together(recipe.structure.training, Weights(params, weights.stats), constants)
         valid = batch["valid"]
         image = normalized(batch, recipe)
         out = model(image, valid, RegionShard(recipe.grid), keys=keys, output="train")
@@ -112,6 +121,11 @@ def make_train_step(
     structure = recipe.structure
 
     def step(state: State, constants: Any, batch: Batch) -> tuple[State, dict[str, Array]]:
+        if batch["label"].size > MOST_PIXELS:
+            raise ConfigError(
+                f"A batch of {batch['label'].size:,} pixels: losses count up to {MOST_PIXELS:,}. Lower data.batch, or "
+                f"take windows (data.window)."
+            )
         keys = scene_keys(seed, state.step, batch["label"].shape[0])
         specs = (P(), P(), {name: BATCH_SPECS.get(name, P(DATA)) for name in batch}, P(DATA))
         sharded = recipe.layout.shard(local_loss, in_specs=specs, out_specs=(P(), (P(), P())))
@@ -156,8 +170,7 @@ def total_loss(
     parts: dict[str, Array] = {}
     for prefix, painters, share in (("", out["main"], 1.0), ("aux_", out["aux"], recipe.aux_weight)):
         for painter in painters:
-            # An auxiliary head is dense: what matches queries is for the main one alone.
-            losses = [x for x in recipe.losses if not prefix or x[1].reads != "queries"] or [AUXILIARY]
+            losses = recipe.aux_losses if prefix else recipe.losses
             weights = {name: share * weight for name, _, weight in losses}
             values = batch_losses({name: loss for name, loss, _ in losses}, painter, labels, valid, total, scene, keys)
             for name, value in values.items():

@@ -35,6 +35,14 @@ def test_invalid_places_do_not_reach_the_statistics():
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+def test_a_batch_without_data_moves_no_average():
+    norm = BatchNorm(3)
+    norm.train()
+    norm(_random(2, 2, 2, 3), Isolated(valid=jnp.zeros((2, 8, 8), bool), strides=(4,)))
+    np.testing.assert_array_equal(norm.mean[...], 0)
+    np.testing.assert_array_equal(norm.var[...], 1)
+
+
 def test_training_does_not_depend_on_the_mesh():
     x, target = _random(2, 4, 3, 5, 6), _random(2, 4, 3, 5, 6, seed=1)
     norm = BatchNorm(6)

@@ -18,6 +18,8 @@ MODELS = {
     | dict(encoder=VIT, decoder=dict(name="setr", variant="pup", channels=8)),
     "vit, pyramid, upernet": RINGFORMER
     | dict(encoder=VIT | dict(pos="sincos", patch=8), decoder=dict(name="upernet", channels=8, pool_scales=(1, 3))),
+    # 4 x 4 places for 14 x 14 pixels: neither divides the other.
+    "vit of patch 14, setr naive": RINGFORMER | dict(encoder=VIT | dict(pos="none", patch=14, depth=4), context=None),
     "convnext, spim, upernet, fcn": CONVNEXT,
     "vmamba, spim, upernet, fcn": VMAMBA,
 }
@@ -57,7 +59,7 @@ def whole_gradients(name):
     return gradients(build(name, (1, 1)), images, labels, Layout.create(region=1), valid)
 
 
-SWIN, VIT_SETR, VIT_UPERNET, *OTHERS = MODELS
+SWIN, VIT_SETR, VIT_UPERNET, VIT_14, *OTHERS = MODELS
 
 
 # Every model on one mesh with a device a region and on one with several; all grids with the one that has most in it.
@@ -67,6 +69,7 @@ SWIN, VIT_SETR, VIT_UPERNET, *OTHERS = MODELS
         *((SWIN, *mesh) for mesh in (((1, 2), 2), ((2, 2), 1), ((2, 4), 8), ((4, 2), 4))),
         *((VIT_SETR, *mesh) for mesh in (((2, 2), 1), ((2, 4), 8))),
         *((VIT_UPERNET, *mesh) for mesh in (((1, 2), 2), ((4, 2), 4))),
+        (VIT_14, (1, 2), 2),
         *(pytest.param(name, (2, 4), 8, marks=pytest.mark.slow) for name in OTHERS),
     ],
 )

@@ -10,9 +10,9 @@ from tests.models import product
 SOME = [
     ("swin", "mask2former", "spim", "exact"),
     ("convnext", "segvit", "cdcr", "exact"),
-    ("vit", "setr mla", "spim", "exact"),
+    ("swin", "setr mla", "spim", "exact"),
     ("vit", "mask2former", "cdcr", "isolated"),
-    ("swin", "segvit", "none", "isolated"),
+    ("vit", "segvit", "none", "isolated"),
     ("vmamba", "setr pup", "spim", "isolated"),
     ("convnext", "fcn", "cdcr", "isolated"),
     ("vmamba", "upernet", "none", "exact"),

@@ -1,12 +1,14 @@
 """A step gives the same loss, weights and statistics on any number of devices, and never sees padding."""
 
 import hashlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from holojax.errors import ConfigError
 from holojax.models import build_model, segment
 from holojax.parallel import Layout, RegionGrid
 from holojax.training import hooks
@@ -142,3 +144,35 @@ def test_frozen_stages_keep_their_weights_and_the_others_learn():
     assert held < 2.1 * sum(
         x.size for x, still in zip(jax.tree.leaves(weights.params), jax.tree.leaves(same), strict=True) if not still
     )
+
+
+def a_step(model, layout):
+    cfg = tiny.experiment(model, regions=(2, 4))
+    structure, weights = take_apart(build_model(cfg.model.to_dict(), 0))
+    optimizer = make_optimizer(cfg.train)
+    step = make_train_step(make_recipe(cfg, structure, layout), optimizer, seed=0)
+    return step, first_state(weights, optimizer, layout), tiny.batch(layout, GRID)
+
+
+def test_gradients_of_an_encoder_in_bfloat16_are_summed_in_float32():
+    encoder = tiny.RINGFORMER["encoder"] | dict(dtype="bfloat16")
+    step, state, batch = a_step(tiny.RINGFORMER | dict(encoder=encoder), Layout.create(region=2))
+    sums = re.findall(r"\S+ = psum\w*\[", str(jax.make_jaxpr(step)(state, batch)))
+    assert len(sums) > 10
+    assert not [one for one in sums if ":bf16[" in one]
+
+
+def test_a_batch_with_more_pixels_than_can_be_counted_is_refused():
+    step, state, batch = a_step(tiny.RINGFORMER, Layout.create(region=2))
+    shape = (2, 8, 20000, 10000)
+    for name, pixels in (("image", (*shape, 3)), ("label", shape), ("valid", shape)):
+        batch[name] = jax.ShapeDtypeStruct(pixels, batch[name].dtype, sharding=batch[name].sharding)
+    with pytest.raises(ConfigError, match=r"3,200,000,000 pixels: losses count up to 2,147,483,647\. Lower data"):
+        jax.eval_shape(step, state, batch)
+
+
+def test_layers_of_queries_are_supervised_in_training_and_not_asked_in_use():
+    decoder = dict(name="segvit", channels=8, layers=1, heads=2)
+    structure, weights = take_apart(build_model(tiny.RINGFORMER | dict(classes=5, decoder=decoder), 0))
+    for graph, silent in ((structure.training, False), (structure.inference, True)):
+        assert put_together(graph, weights, structure.constants).decoder.deterministic is silent
