@@ -114,9 +114,7 @@ def test_a_report_that_is_half_broken_is_refused_by_its_key(key, values, tmp_pat
     path = tmp_path / "metrics.json"
     for value in values:
         path.write_text(json.dumps(json.loads(to_json(evaluation())) | {key: value}))
-        with pytest.raises(
-            HoloJAXError, match=rf"metrics\.json: no report .* \({key}: expected .*, found "
-        ):
+        with pytest.raises(HoloJAXError, match=rf"metrics\.json: no report .* \({key}: expected .*, found "):
             read_report(tmp_path)
     for needed in ("classes", "iou", "pixels"):
         path.write_text(json.dumps({k: v for k, v in json.loads(to_json(evaluation())).items() if k != needed}))
