@@ -2,6 +2,7 @@
 
 from holojax.data.augment import NO_AUGMENT, Augment
 from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.photometry import Distortion
 from holojax.data.pipeline import eval_batches, load_scene, train_batches
 from holojax.data.scene import SceneReader
 from holojax.data.scenes import RasterScenes, SceneSource
@@ -11,6 +12,7 @@ __all__ = [
     "NO_AUGMENT",
     "Augment",
     "ClassTable",
+    "Distortion",
     "RasterScenes",
     "SceneReader",
     "SceneSource",

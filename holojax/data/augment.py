@@ -123,16 +123,9 @@ def draw_view(
             times `LOOKS` x `LOOKS` pixels are looked at.
     """
     rows, cols = window or size
-    turn, mirror_rows, mirror_cols = (int(rng.integers(n)) for n in (4, 2, 2))
+    fits = rows == cols or (window is not None and cols <= size[0] and rows <= size[1])
+    transpose, flips = _draw_turn(augment, rng, fits)
     across, down, shade, tone = rng.random(4)
-    if not augment.rotate:
-        turn = 0
-    elif turn % 2 and not (rows == cols or (window is not None and cols <= size[0] and rows <= size[1])):
-        turn -= 1
-    flips = (
-        (turn in (1, 2)) != (augment.flip and mirror_rows == 1),
-        (turn in (2, 3)) != (augment.flip and mirror_cols == 1),
-    )
     zoom, lean = rng.random(2)
     scale = augment.scale[0] + (augment.scale[1] - augment.scale[0]) * zoom
     angle = augment.angle * (2 * lean - 1)
@@ -141,22 +134,22 @@ def draw_view(
 
     def crop(down: float, across: float) -> View | Warp:
         if scale == 1 and angle == 0:
-            return _crop_on_grid(size, (rows, cols), turn % 2 == 1, flips, (down, across), drawn)
-        matrix = _matrix(float(scale), float(angle), turn % 2 == 1, flips)
+            return _crop_on_grid(size, (rows, cols), transpose, flips, (down, across), drawn)
+        matrix = _matrix(float(scale), float(angle), transpose, flips)
         seen, center = draw_place(size, (rows, cols), matrix, down, across)
         (a, b), (c, d) = matrix.tolist()
         return Warp(seen, ((a, b), (c, d)), center, size, drawn)
 
     if augment.class_share == 1 or window is None or read_label is None:
         return crop(down, across)
-    best, lowest = None, math.inf
+    best, lowest = crop(down, across), math.inf
     for place in places:
         view = crop(*place)
         share = largest_share(view, size, read_label)
-        if share <= augment.class_share:
-            return view
-        if best is None or share < lowest:
+        if share < lowest:
             best, lowest = view, share
+        if share <= augment.class_share:
+            break
     return best
 
 
@@ -177,6 +170,17 @@ def largest_share(view: View | Warp, scene: tuple[int, int], read_label: ReadLab
         counts += np.bincount(labels[line - first], minlength=256)
     counts[IGNORE] = 0
     return float(counts.max() / counts.sum()) if counts.any() else math.inf
+
+
+def _draw_turn(augment: Augment, rng: np.random.Generator, fits: bool) -> tuple[bool, tuple[bool, bool]]:
+    """Draw whether rows and columns are swapped, which `fits` allows, and which of them are mirrored then."""
+    turn, mirror_rows, mirror_cols = (int(rng.integers(n)) for n in (4, 2, 2))
+    if not augment.rotate:
+        turn = 0
+    elif turn % 2 and not fits:
+        turn -= 1
+    flip_rows = (turn in (1, 2)) != (augment.flip and mirror_rows == 1)
+    return turn % 2 == 1, (flip_rows, (turn in (2, 3)) != (augment.flip and mirror_cols == 1))
 
 
 def _crop_on_grid(

@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from holojax.data import Augment, RasterScenes, pipeline, train_batches
+from holojax.data import Augment, Distortion, RasterScenes, pipeline, train_batches
 from holojax.data.geometry import View, Warp
-from holojax.data.photometry import Distortion
 from holojax.errors import ConfigError
 from holojax.parallel import Layout, RegionGrid
 
