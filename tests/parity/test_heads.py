@@ -40,7 +40,8 @@ class Both(nnx.Module):
         if hasattr(answer, "masks"):
             found = [x for one in (*answer.earlier, answer) for x in (one.masks, one.classes.swapaxes(1, 2)[:, None])]
             return [*found, answer.paint(ISOLATED.resize(answer.source, size))]
-        return [answer.scores, *(() if self.aux is None else (one.scores for one in self.aux.decode(maps)))]
+        heads = () if self.aux is None else self.aux.decode(maps)
+        return [one.spread(ISOLATED) for one in (answer, *heads)]
 
 
 def auxiliary(name):
