@@ -33,6 +33,7 @@ WORTH_IT = 4096 * 4096  # pixels; below, decoding everything takes less than hal
 
 # Blocks of 256: regions of 12,800 x 12,800 pixels on 2 x 4 devices read 4 % beyond their edges, with 512 it is 16 %.
 BLOCK = 256
+GDAL_CACHE = 64 << 20  # bytes; every block passes once
 _VERSION = 1  # of the converted files; another one is converted anew
 
 
@@ -122,15 +123,20 @@ def _ready(record: Path, path: str, header: str) -> str | None:
 
 def _convert(path: str, target: Path) -> None:
     logging.info("%s is converted to a tiled GeoTIFF, once: it cannot be read by window.", path)
-    with open_raster(path) as source, _blamed_on_the_disk():
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(target, "w", **_profile(source)) as out:
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, GDAL_TIFF_INTERNAL_MASK=True):
+        with (
+            open_raster(path) as source,
+            _blamed_on_the_disk(),
+            rasterio.open(target, "w", **_profile(source)) as out,
+        ):
+            masked = _has_mask(source)
             out.colorinterp = source.colorinterp
             with contextlib.suppress(ValueError):  # has no colours of its own
                 out.write_colormap(1, source.colormap(1))
             sums = [_copy(source, path, out, window) for window in _rows(source, path)]
-        with rasterio.open(target) as made:  # on a full disk GDAL's writes fail without an error
-            for window, expected in zip(_rows(source), sums, strict=True):
-                mask = made.dataset_mask(window=window) if _has_mask(source) else b""
+        with _blamed_on_the_disk(), rasterio.open(target) as made:  # on a full disk GDAL's writes fail without an error
+            for window, expected in zip(_rows(made), sums, strict=True):
+                mask = made.dataset_mask(window=window) if masked else b""
                 if zlib.crc32(mask, zlib.crc32(made.read(window=window))) != expected:
                     raise OSError(f"rows from {window.row_off} were not written")
 
