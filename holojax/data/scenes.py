@@ -140,18 +140,17 @@ class RasterScenes(Sequence):
         return max(heights), max(widths)
 
 
-def find_pairs(folder: str | os.PathLike[str], split: str, label_suffix: str = "") -> list[tuple[Path, Path]]:
+def find_pairs(folder: str | os.PathLike[str], split: str) -> list[tuple[Path, Path]]:
     """Pair image and label files of `folder/split` by their names without suffix, sorted by name.
 
-    An image may be a folder, NAME, that holds a file for each band or group of bands. Labels may carry
-    `label_suffix` at the end of their name.
+    An image may be a folder, NAME, that holds a file for each band or group of bands.
 
     Raises:
         RasterError: a folder is missing or empty, a file has no partner, or two files share a name.
     """
     root = Path(folder) / split
     images = _files(root, IMAGE_FOLDERS)
-    labels = _files(root, LABEL_FOLDERS, label_suffix)
+    labels = _files(root, LABEL_FOLDERS)
     for found, others, kind in ((images, labels, "label"), (labels, images, "image")):
         alone = sorted(found.keys() - others.keys())
         if alone:
@@ -163,8 +162,8 @@ def find_pairs(folder: str | os.PathLike[str], split: str, label_suffix: str = "
     return [(images[name], labels[name]) for name in sorted(images)]
 
 
-def _files(root: Path, names: Sequence[str], suffix: str = "") -> dict[str, Path]:
-    """Return the rasters of the first of the folders `names` that exists, by stem without `suffix`."""
+def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the rasters of the first of the folders `names` that exists, by stem."""
     here = next((root / name for name in names if (root / name).is_dir()), None)
     if here is None:
         raise RasterError(f"{root / names[0]}: no such folder. Expected {LAYOUT} in {root.parent}.")
@@ -173,7 +172,7 @@ def _files(root: Path, names: Sequence[str], suffix: str = "") -> dict[str, Path
         bands = path.is_dir() and names == IMAGE_FOLDERS and any(map(is_raster, path.iterdir()))
         if path.name.startswith(".") or not (bands or is_raster(path)):
             continue
-        name = path.name if bands else path.stem.removesuffix(suffix)
+        name = path.name if bands else path.stem
         if name in found:
             raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
         found[name] = path

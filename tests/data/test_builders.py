@@ -181,6 +181,16 @@ def test_two_files_of_one_scene_are_refused(stand_in, tmp_path):
         survey(SETS["glh_water"], folder)
 
 
+def test_suffixes_may_be_written_large_and_other_files_may_lie_there(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
+    (folder / "train/image/scene_0.tif").rename(folder / "train/image/scene_0.TIF")
+    (folder / "train/image/scene_0.TIF.aux.xml").write_text("<PAMDataset/>")
+    (folder / "train/label/Thumbs.db").write_text("")
+    found = survey(resolve(SETS["folder"], folder), folder)
+    assert found.missing == ()
+    assert len(found.scenes["train"]) == 2
+
+
 def test_without_lists_files_that_lie_together_are_one_split(stand_in, tmp_path):
     folder = shutil.copytree(stand_in("deepglobe"), tmp_path / "set")
     for path in folder.glob("*.txt"):

@@ -58,7 +58,7 @@ STD = (44.5, 51.0, 50.0, 47.1)
 """Standard deviation of the 8-bit images, by band."""
 
 LABEL_SUFFIX = "_24label"
-NAME = r"([^/]+?)(?:_24label)?\.(?:tiff?|png|jpe?g)$"
+NAME = r"(?i)([^/]+?)(?:_24label)?\.(?:tiff?|png|jpe?g)$"
 
 
 _LABELS = ("{split}/label/*", "{split}/annotation/*")

@@ -1,14 +1,15 @@
 """Anyone's own scenes: `{split}/{image,label}/NAME.tif|png|jpg` and a table of the classes."""
 
+import re
+
 from holojax.data.classes import ClassTable
 from holojax.data.datasets.base import CLASSES_FILE, Files, SceneSet
-from holojax.data.scenes import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT, SUFFIXES
+from holojax.data.raster import SUFFIXES
+from holojax.data.scenes import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT
 
+_NAME = rf"(?i)([^/]+)(?:{'|'.join(map(re.escape, SUFFIXES))})$"
 FILES = tuple(
-    Files(
-        tuple(f"{{split}}/{images}/*{suffix}" for suffix in SUFFIXES),
-        tuple(f"{{split}}/{labels}/*{suffix}" for labels in LABEL_FOLDERS for suffix in SUFFIXES),
-    )
+    Files((f"{{split}}/{images}/*",), tuple(f"{{split}}/{labels}/*" for labels in LABEL_FOLDERS), _NAME)
     for images in IMAGE_FOLDERS
 )
 
