@@ -194,7 +194,7 @@ def main() -> None:
     found = {}
     # New processes now and then: each compilation leaves some memory behind.
     with multiprocessing.get_context("spawn").Pool(arguments.jobs, maxtasksperchild=8) as pool:
-        for names, difference in pool.imap_unordered(_compare, itertools.product(ENCODERS, DECODERS, MIXERS, BORDERS)):
+        for names, difference in pool.imap_unordered(_compare, combinations(arguments.rotate)):
             found[names] = difference
             print(*names, difference, flush=True)
     arguments.out.write_text(table(found), encoding="utf-8")
