@@ -145,12 +145,12 @@ def table(found: dict[tuple[str, ...], Difference]) -> str:
         "as a part of their spread where that is below 1,",
         "after the mixer that was used (none: regions do not see each other); loss and gradient agree too, within 1e-4",
         "and 1e-3 relative.",
-        "**no** stands where they do not.",
+        "**no** stands where they do not, nothing where none was run.",
     ]
     for border in BORDERS:
         lines += [
             "",
-            f"## {border} borders",
+            f"## {border.capitalize()} borders",
             "",
             "| | " + " | ".join(DECODERS) + " |",
             "|---" * (len(DECODERS) + 1) + "|",
@@ -197,7 +197,7 @@ def main() -> None:
         for names, difference in pool.imap_unordered(_compare, combinations(arguments.rotate)):
             found[names] = difference
             print(*names, difference, flush=True)
-    arguments.out.write_text(table(found), encoding="utf-8")
+            arguments.out.write_text(table(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
