@@ -164,7 +164,8 @@ def _blamed_on_the_disk() -> Iterator[None]:
 def _profile(source: Raster) -> dict[str, Any]:
     profile: dict[str, Any] = dict(driver="GTiff", height=source.height, width=source.width, count=source.count)
     profile |= dict(dtype=source.dtypes[0], nodata=source.nodata, interleave="pixel", bigtiff="IF_SAFER")
-    profile |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="zstd", zstd_level=3)
+    # zstd is a little faster, but has no checksums in TIFF: a block whose bits have changed would be read in silence.
+    profile |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=3)
     if source.colorinterp[0] != ColorInterp.palette:  # numbers of colours have no slope
         profile |= dict(predictor=2)
     if source.count not in (3, 4):

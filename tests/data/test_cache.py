@@ -64,7 +64,7 @@ def test_a_converted_scene_is_the_scene(tmp_path, rng, noise):
         assert here.transform == there.transform
         with rasterio.open(path) as a, rasterio.open(made) as b:
             assert b.block_shapes[0] == (256, 256)
-            assert b.compression.name == "zstd"
+            assert b.compression.name == "deflate"
             assert a.colorinterp == b.colorinterp
             if name == "coloured.png":
                 assert b.colormap(1)[1] == (4, 5, 6, 255)
@@ -106,6 +106,15 @@ def test_a_damaged_cache_is_mended(tmp_path, noise, damage):
     else:
         next((tmp_path / ".holojax").glob("*.json")).write_text('{"made": ')
     np.testing.assert_array_equal(SceneReader.open(cached(path)).read()[0], noise)
+
+
+def test_bits_that_change_in_a_converted_file_are_an_error(tmp_path, noise):
+    made = cached(write(tmp_path / "a.png", noise))
+    with open(made, "r+b") as file:
+        file.seek(os.path.getsize(made) // 2)
+        file.write(b"other bits")
+    with pytest.raises(RasterError, match=r"\.holojax/a\.\w+\.\w+\.tif: .*damaged"):
+        SceneReader.open(made).read()
 
 
 def test_of_several_that_ask_at_once_one_converts(tmp_path, noise, monkeypatch):
