@@ -73,9 +73,8 @@ class Part:
         planes = np.moveaxis(pixels, -1, 0)
         with failures_named(self.path):
             if isinstance(self.source, BlockRaster):
-                if scaled is not None:
-                    raise RasterError(f"{self.path}: blocks are read as they are, not scaled. Read the files instead.")
-                planes[self.places] = self.source.read(self.bands, window=area, out_dtype=pixels.dtype)
+                shape = (len(self.bands), *pixels.shape[:2])  # where that is smaller, pixels are picked, not averaged
+                planes[self.places] = self.source.read(self.bands, window=area, out_dtype=pixels.dtype, out_shape=shape)
             elif self.places == list(range(len(planes))):  # straight to where they belong: saves two copies
                 self.source.read(self.bands, window=area, out=planes, resampling=scaled or Resampling.nearest)
             else:
@@ -86,9 +85,8 @@ class Part:
 
     def hidden(self, area: RasterWindow, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
         """Tell where the file's mask, alpha band or nodata values hide the pixels of a window, scaled to `shape`."""
-        scale = {} if isinstance(self.source, BlockRaster) else {"out_shape": shape}
         with failures_named(self.path):
-            return self.source.dataset_mask(window=area, **scale) == 0
+            return self.source.dataset_mask(window=area, out_shape=shape) == 0
 
 
 def list_files(path: Paths) -> list[str]:

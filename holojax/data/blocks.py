@@ -157,8 +157,10 @@ class BlockRaster:
                 out[:, *here] = block.read(picked)[:, *there]
         return out[0] if single else out
 
-    def dataset_mask(self, window: RasterWindow | None = None) -> UInt8[np.ndarray, "h w"]:
-        """Read where GDAL calls pixels of a window valid: 255, else 0."""
+    def dataset_mask(
+        self, window: RasterWindow | None = None, out_shape: Sequence[int] | None = None
+    ) -> UInt8[np.ndarray, "h w"]:
+        """Read where GDAL calls pixels of a window valid: 255, else 0; with an `out_shape` as `read`."""
         area = self._area(window)
         out = np.full((area.height, area.width), 255, np.uint8)
         side = self._facts["side"]
@@ -169,7 +171,9 @@ class BlockRaster:
                 bits = np.frombuffer(zlib.decompress(record["mask"]), np.uint8)
                 mask = np.unpackbits(bits, count=height * width).reshape(height, width)
                 out[here] = mask[there] * np.uint8(255)
-        return out
+        if out_shape is None or tuple(out_shape) == out.shape:
+            return out
+        return out[np.ix_(*(_picks(length, wanted) for length, wanted in zip(out.shape, out_shape, strict=True)))]
 
     def _read_scaled(
         self, picked: list[int], area: RasterWindow, dtype: Any, shape: Sequence[int]

@@ -123,10 +123,10 @@ class SceneReader:
 
         With a smaller `shape` (rows, columns) the window is scaled down to it, from overviews where the files have them
         and in little memory in any case: valid pixels are averaged; they are picked where the nodata value is an
-        override, which GDAL's average would mix in.
+        override, which GDAL's average would mix in, and where the scene is in blocks.
 
         Raises:
-            RasterError: a file is damaged, or is in blocks and has to be scaled.
+            RasterError: a file is damaged.
         """
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width), shape)

@@ -165,3 +165,13 @@ def test_codecs_lose_nothing(rng, codec, dtype):
 def test_a_codec_that_cannot_hold_the_pixels_says_so():
     with pytest.raises(ConfigError, match=r"found 'png' for 5 band\(s\) of float32\. Use zstd"):
         encode(np.zeros((5, 2, 2), np.float32), "png")
+
+
+@pytest.mark.parametrize("name", ["many", "alpha"])
+def test_scaled_images_of_blocks_are_picked_with_their_masks(built, name):
+    reader = SceneReader.open(block_path(built[1], "image", "train", name))
+    pixels, valid = reader.read()
+    rows, cols = ((2 * np.arange(n // 3) + 1) * n // (2 * (n // 3)) for n in valid.shape)
+    found, shown = reader.read(shape=(len(rows), len(cols)))
+    np.testing.assert_array_equal(found, pixels[np.ix_(rows, cols)])
+    np.testing.assert_array_equal(shown, valid[np.ix_(rows, cols)])
