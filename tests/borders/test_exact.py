@@ -491,6 +491,21 @@ def test_a_token_without_a_place_counts_once_in_a_scene():
         np.testing.assert_allclose(found[i : i + 1, :rows], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(3, 3), (8, 4), (6, 1)])
+def test_a_place_is_valid_if_it_covers_any_valid_pixel_whatever_its_size(size):
+    valid = np.random.default_rng(0).random((1, 4, 8)) < 0.3
+    expected = np.zeros((1, size[0], 2 * size[1]), bool)  # two regions of 4 x 4 pixels
+    for row, col in np.ndindex(*expected.shape[1:]):
+        rows, cols = (
+            slice(place * 4 // extent, -(-(place + 1) * 4 // extent))
+            for place, extent in zip((row, col), size, strict=True)
+        )
+        expected[0, row, col] = valid[0, rows, cols].any()
+    x = random(1, 4, 8, 1)
+    found = on_regions(lambda e, x: e.valid_tokens(*size)[..., None].astype(jnp.float32), RegionGrid(1, 2), 2, valid, x)
+    np.testing.assert_array_equal(np.asarray(found)[..., 0] > 0, expected)
+
+
 def test_what_cannot_be_is_refused():
     grid, x = RegionGrid(1, 2), random(1, 4, 8, 2)
 
@@ -503,8 +518,6 @@ def test_what_cannot_be_is_refused():
         run(lambda e, x: e.scan(x, x, "depth"))
     with pytest.raises(ConfigError, match="unknown lines 'depth'; known: rows, cols"):
         run(lambda e, x: e.selective_scan(x, x[None], -jnp.ones((1, 2, 2)), x[None], x[None], "depth"))
-    with pytest.raises(ConfigError, match="found 4 and 3 places a region"):
-        run(lambda e, x: e.pad(x[:, :3], 1, 1, 1, 1))
     with pytest.raises(ConfigError, match="at least 0, found top=0, bottom=-1"):
         run(lambda e, x: e.pad(x, 0, -1, 0, 0))
     with pytest.raises(ConfigError, match="expected a floating-point map, found int32"):
