@@ -13,7 +13,7 @@ quickstart: .venv/installed
 test: lint
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist=loadfile -q -m "not slow"
 
-# With all combinations of families, border modes and meshes: about twice as long.
+# With all combinations of encoders, decoders, mixers, border modes and meshes: some two hours on two cores.
 test-all: lint
 	.venv-test/bin/python -m pytest -n $(JOBS) --dist=loadfile -q
 
