@@ -125,6 +125,7 @@ class BlockRaster:
         self.count = len(self.dtypes)
         self.crs = rasterio.crs.CRS.from_wkt(facts["crs"]) if facts["crs"] else None
         self.transform = rasterio.Affine(*facts["transform"])
+        self.block_shapes = [(facts["side"], facts["side"])] * self.count
         self.nodatavals = tuple(facts["nodata"])
         self.nodata = self.nodatavals[0]
         self.colorinterp = tuple(ColorInterp[name] for name in facts["colorinterp"])
@@ -181,7 +182,7 @@ class BlockRaster:
         """Pick pixels row of blocks by row of blocks, so that no more than one such row is in memory."""
         rows, cols = (_picks(length, wanted) for length, wanted in zip((area.height, area.width), shape, strict=True))
         out = np.empty((len(picked), *shape), dtype)
-        for _, _, strip in _spans(area.row_off, area.height, self._facts["side"]):
+        for _, _, strip in spans(area.row_off, area.height, self._facts["side"]):
             first, last = np.searchsorted(rows, (strip.start, strip.stop))
             if first < last:
                 part = RasterWindow(area.col_off, area.row_off + strip.start, area.width, strip.stop - strip.start)
@@ -195,8 +196,8 @@ class BlockRaster:
     def _blocks(self, area: RasterWindow) -> Iterator[tuple[Mapping[str, Any], tuple[Any, Any]]]:
         """Yield the records that a window touches, and which part of each goes where in the window."""
         side, per_row = self._facts["side"], -(-self.width // self._facts["side"])
-        rows = _spans(area.row_off, area.height, side)
-        cols = _spans(area.col_off, area.width, side)
+        rows = spans(area.row_off, area.height, side)
+        cols = spans(area.col_off, area.width, side)
         wanted = {row * per_row + col: (row, col) for row, *_ in rows for col, *_ in cols}
         self._held = {number: record for number, record in self._held.items() if number in wanted}
         for row, from_rows, to_rows in rows:
@@ -259,7 +260,7 @@ def _picks(length: int, wanted: int) -> np.ndarray:
     return np.minimum(((np.arange(wanted) + 0.5) * length / wanted).astype(np.intp), length - 1)
 
 
-def _spans(start: int, length: int, side: int) -> list[tuple[int, slice, slice]]:
+def spans(start: int, length: int, side: int) -> list[tuple[int, slice, slice]]:
     """Return the blocks along one axis that an interval touches: number, part of the block, part of the interval."""
     return [
         (number, slice(max(start - number * side, 0), min(start + length - number * side, side)),

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 from tqdm import tqdm
 
+from holojax.data.files import written_whole
 from holojax.data.raster import Raster, failures_named, gdal_path, is_remote, open_raster
 from holojax.errors import RasterError
 
@@ -69,7 +69,7 @@ def cached(path: str | os.PathLike[str], folder: str | os.PathLike[str] = "") ->
     path = os.fspath(path)
     if is_remote(path) and not folder:
         raise RasterError(f"{path}: a remote PNG or JPEG needs a folder to be converted in; set data.cache.")
-    home = Path(folder) if folder else Path(gdal_path(path)).parent / FOLDER
+    home = Path(folder) if folder else beside(path)
     where = path if is_remote(path) else os.path.abspath(gdal_path(path))
     key = f"{Path(path).stem}.{hashlib.sha256(where.encode()).hexdigest()[:8]}"
     with open_raster(path) as source:
@@ -84,19 +84,21 @@ def cached(path: str | os.PathLike[str], folder: str | os.PathLike[str] = "") ->
             return _ready(record, path, header) or _make(record, path, header)
 
 
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Return the folder, perhaps not there yet, that keeps what is made of a local raster."""
+    parent = Path(gdal_path(path)).parent
+    return parent if parent.name == FOLDER else parent / FOLDER
+
+
 def _make(record: Path, path: str, header: str) -> str:
     """Convert, and then write the record: what it names is always complete."""
-    before = _stamp(path)
+    before = stamp(path)
     digest = _checksum(path, header)
     made = record.with_name(f"{record.stem}.{digest[:12]}.tif")
-    temporary = made.with_name(f".{made.stem}.{uuid.uuid4().hex[:8]}.tif")
-    try:
+    with written_whole(made) as temporary:
         _convert(path, temporary)
-        if _stamp(path) != before:
+        if stamp(path) != before:
             raise RasterError(f"{path}: the file changed while it was converted. Start again when it is complete.")
-        os.replace(temporary, made)
-    finally:
-        temporary.unlink(missing_ok=True)
     facts = before | dict(source=path, header=header, sha256=digest, made=made.name, bytes=made.stat().st_size)
     old = _load(record).get("made")
     _write_record(record, facts)
@@ -111,7 +113,7 @@ def _ready(record: Path, path: str, header: str) -> str | None:
     made = record.parent / facts.get("made", "none")
     if facts.get("header") != header or not made.exists() or made.stat().st_size != facts["bytes"]:
         return None
-    now = _stamp(path)
+    now = stamp(path)
     if {name: facts.get(name) for name in now} == now:
         return str(made)
     if facts.get("size") == now.get("size") and facts["sha256"] == _checksum(path, header):
@@ -196,7 +198,8 @@ def _header(source: Raster) -> str:
     return repr((*facts, [[flag.name for flag in flags] for flags in source.mask_flag_enums]))
 
 
-def _stamp(path: str) -> dict[str, int]:
+def stamp(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Return what tells that a file has changed: its size and time; nothing of a remote one."""
     if is_remote(path):
         return {}
     status = os.stat(gdal_path(path))
@@ -223,12 +226,8 @@ def _load(record: Path) -> dict[str, Any]:
 
 
 def _write_record(record: Path, facts: dict[str, Any]) -> None:
-    temporary = record.with_name(f".{record.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with written_whole(record) as temporary:
         temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, record)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

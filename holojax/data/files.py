@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,18 @@ def write_geotiff(
             target.write_colormap(1, table.colormap())
             target.update_tags(1, **table.tags())
         target.write(bands)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the path of a temporary file beside `path`, which takes that name at the end, or goes if that fails."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_once(folder: str | os.PathLike[str], parameters: Mapping[str, Any], fill: Callable[[Path], None]) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from rasterio.enums import Resampling
 
 from holojax.data.classes import IGNORE, ClassTable
+from holojax.data.files import written_whole
 from holojax.data.labels import LabelReader
 from holojax.data.raster import allow_no_georeference, open_raster
 from holojax.data.scene import SceneReader
@@ -71,7 +71,6 @@ def side_by_side(path: str | os.PathLike[str], panels: Sequence[UInt8[np.ndarray
         space = ((0, height - panel.shape[0]), (gap if strips else 0, 0), (0, 0))
         strips.append(np.pad(panel, space, constant_values=255))
     pixels = np.concatenate(strips, axis=1)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.png")
     allow_no_georeference()
     profile = dict(driver="PNG", count=3, dtype="uint8", height=pixels.shape[0], width=pixels.shape[1])
     with rasterio.MemoryFile() as memory:
@@ -79,12 +78,10 @@ def side_by_side(path: str | os.PathLike[str], panels: Sequence[UInt8[np.ndarray
             target.write(np.moveaxis(pixels, -1, 0))
         content = memory.read()
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise RasterError(f"{path}: the picture cannot be written ({error}). Choose another path.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
