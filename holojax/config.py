@@ -225,15 +225,19 @@ DATA = dict(
     bands=None,  # indices of the bands to read, from 0; None: the first model.bands
     class_names=(),  # one per class; (): class 0, class 1 ...
     palette=(),  # one (red, green, blue) per class, 0..255; (): evenly spaced colours
-    mean=(127.5,),  # per band, or one for all, raw units of the file
-    std=(64.0,),  # likewise; images are normalised as (x - mean) / std on the device
+    mean=(127.5,),  # per band, or one for all, raw units of the file; (): measured when training begins
+    std=(64.0,),  # likewise, and (): of both; images are normalised as (x - mean) / std on the device
     nodata=None,  # value that marks pixels without data in all bands; None: what the file itself declares
     nodata_tolerance=0.0,  # values this close to it mark them too (lossy compression), raw units
     label_map=None,  # pairs (raw label, class or `ignore`); None: labels are classes already
     ignore=255,  # label of pixels that count nowhere
     window=None,  # (rows, columns) in pixels of a training sample; None: the whole scene
     batch=1,  # scenes per step, over all devices
+    sampling=Choice(("scenes", "classes")),  # every scene once an epoch | every class as often, by scenes and crops
+    # that hold it
+    on_error=Choice(("raise", "skip")),  # a file that cannot be read ends the run | is left out, counted and listed
     prefetch=2,  # batches prepared ahead
+    workers=0,  # processes that prepare them; 0: threads
     cache="",  # folder in which PNGs and JPEGs above 4096 x 4096 pixels are converted once; "": .holojax beside them
     generator=Choice(("fields", "water", "fbp"), none=True),  # makes the scenes when `root` is missing
     generate=dict(
@@ -510,8 +514,8 @@ def _check_sizes(full: dict[str, Any]) -> None:
     model, data = full["model"], full["data"]
     lengths = [
         ("data.bands", data["bands"], (model["bands"],), "model.bands"),
-        ("data.mean", data["mean"], (1, model["bands"]), "model.bands"),
-        ("data.std", data["std"], (1, model["bands"]), "model.bands"),
+        ("data.mean", data["mean"] or None, (1, model["bands"]), "model.bands"),
+        ("data.std", data["std"] or None, (1, model["bands"]), "model.bands"),
         ("data.class_names", data["class_names"] or None, (model["classes"],), "model.classes"),
         ("data.palette", data["palette"] or None, (model["classes"],), "model.classes"),
         ("train.class_weights", full["train"]["class_weights"], (model["classes"],), "model.classes"),
@@ -523,6 +527,14 @@ def _check_sizes(full: dict[str, Any]) -> None:
                 len(value) if isinstance(value, tuple) else repr(value),
             )
             raise ConfigError(f"{path}: expected {wanted} entries ({because}), found {found}.")
+    if bool(data["mean"]) != bool(data["std"]):
+        raise ConfigError(
+            f"data.mean and data.std: expected both, or () for both (measured when training begins), found "
+            f"{data['mean']} and {data['std']}."
+        )
+    for key, least in (("prefetch", 1), ("workers", 0)):
+        if data[key] < least:
+            raise ConfigError(f"data.{key}: expected {least} or more, found {data[key]}.")
     if len(full["augment"]["scale"]) != 2:
         raise ConfigError(f"augment.scale: expected (smallest, largest), found {full['augment']['scale']}.")
     if full["augment"]["distort"]["probability"] > 0 and model["bands"] != 3:

@@ -1,7 +1,8 @@
 """The working directory of a run: its configuration and its checkpoints.
 
     workdir/config.json            the whole configuration, readable
-    workdir/checkpoints/<step>/    model (parameters and statistics) and training (the rest), written by orbax
+    workdir/checkpoints/<step>/    model (parameters and statistics), training (the rest) and data (what the next
+                                   batch depends on, as JSON), written by orbax
 
 Arrays are stored under their path in the tree ("encoder.stages.0.norm.scale"), so a checkpoint does not
 depend on container types. A checkpoint is written beside its place and renamed: killed anywhere, the last
@@ -94,7 +95,8 @@ class Store:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=keep is not None,
         )
-        handlers = {item: ocp.StandardCheckpointHandler() for item in ("model", "training")}
+        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ("model", "training")}
+        handlers["data"] = ocp.JsonCheckpointHandler()
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         except OSError as error:
@@ -116,17 +118,19 @@ class Store:
         """Return the step of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, model: Any, training: Any = None) -> None:
+    def save(self, step: int, model: Any, training: Any = None, data: dict[str, Any] | None = None) -> None:
         """Write two trees of arrays as the checkpoint of `step`; does nothing if that step is there already.
 
-        Without `training` it can be used, but no run can go on from it.
+        Without `training` it can be used, but no run can go on from it. `data` is JSON.
 
         Raises CheckpointError if it cannot be written.
         """
         if step in self._manager.all_steps():
             return
         items = {"model": model} if training is None else {"model": model, "training": training}
-        saved = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
+        saved: dict[str, Any] = {name: ocp.args.StandardSave(_flat(tree)) for name, tree in items.items()}
+        if data is not None:
+            saved["data"] = ocp.args.JsonSave(data)
         try:
             self._manager.save(step, args=ocp.args.Composite(**saved), force=True)
         except OSError as error:
@@ -150,6 +154,13 @@ class Store:
         found = self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))
         leaves = [found[item][path] for path in wanted]
         return jax.tree.unflatten(jax.tree.structure(target), leaves)
+
+    def restore_data(self) -> dict[str, Any]:
+        """Return what the newest checkpoint says of the data; nothing where it does not."""
+        step = self.latest()
+        if step is None or not (self.folder / str(step) / "data").exists():  # written before it was kept, or by hand
+            return {}
+        return dict(self._manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore()))["data"])
 
     def _check(self, item: str, step: int, wanted: dict[str, Any]) -> None:
         """Compare what is stored with what is wanted, and raise one error that lists the differences."""

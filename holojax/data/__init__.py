@@ -3,7 +3,7 @@
 from holojax.data.augment import NO_AUGMENT, Augment
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.photometry import Distortion
-from holojax.data.pipeline import eval_batches, load_scene, train_batches
+from holojax.data.pipeline import Skipped, eval_batches, load_scene, train_batches
 from holojax.data.scene import SceneReader
 from holojax.data.scenes import RasterScenes, SceneSource
 
@@ -16,6 +16,7 @@ __all__ = [
     "RasterScenes",
     "SceneReader",
     "SceneSource",
+    "Skipped",
     "eval_batches",
     "load_scene",
     "train_batches",

@@ -106,6 +106,7 @@ def draw_view(
     *,
     bands: int = 3,
     read_label: ReadLabel | None = None,
+    point: tuple[float, float] | None = None,
 ) -> View | Warp:
     """Draw one view of a scene of `size` (height, width): a crop of `window`, turned and mirrored.
 
@@ -121,6 +122,7 @@ def draw_view(
         bands: of the images.
         read_label: reads a window of the scene's label; needed with `class_share` below 1 and a window. Up to `CROPS`
             times `LOOKS` x `LOOKS` pixels are looked at.
+        point: row and column in the scene, pixels, that the crop holds, anywhere in it; None: it lies anywhere.
     """
     rows, cols = window or size
     fits = rows == cols or (window is not None and cols <= size[0] and rows <= size[1])
@@ -132,10 +134,15 @@ def draw_view(
     places = [(down, across), *rng.random((CROPS - 1, 2))]
     drawn = augment.draw_shade(rng, float(shade), float(tone), bands)
 
+    def around(place: tuple[float, float], reach: tuple[float | int, ...], slack: int) -> tuple[float, float]:
+        return place if point is None or window is None else _around(point, place, reach, size, slack)
+
     def crop(down: float, across: float) -> View | Warp:
         if scale == 1 and angle == 0:
-            return _crop_on_grid(size, (rows, cols), transpose, flips, (down, across), drawn)
+            reach = (cols, rows) if transpose else (rows, cols)
+            return _crop_on_grid(size, reach, transpose, flips, around((down, across), reach, 1), drawn)
         matrix = _matrix(float(scale), float(angle), transpose, flips)
+        down, across = around((down, across), tuple((np.abs(matrix) @ (rows, cols)).tolist()), 0)
         seen, center = draw_place(size, (rows, cols), matrix, down, across)
         (a, b), (c, d) = matrix.tolist()
         return Warp(seen, ((a, b), (c, d)), center, size, drawn)
@@ -183,16 +190,35 @@ def _draw_turn(augment: Augment, rng: np.random.Generator, fits: bool) -> tuple[
     return turn % 2 == 1, (flip_rows, (turn in (2, 3)) != (augment.flip and mirror_cols == 1))
 
 
+def _around(
+    point: tuple[float, float],
+    place: tuple[float, float],
+    reach: tuple[float | int, ...],
+    size: tuple[int, int],
+    slack: int,
+) -> tuple[float, float]:
+    """Turn where in a crop a point is to lie, 0 to 1 down and across, into where in the scene the crop lies, 0 to 1.
+
+    A crop reaches over so many pixels of the scene; `slack` is 1 where it begins at whole pixels (there is one place
+    more than free pixels), else 0. Near the scene's edge the point lies nearer to the crop's.
+    """
+    shares = []
+    for at, share, length, extent in zip(point, place, reach, size, strict=True):
+        free = max(extent - length, 0)
+        start = min(max(at - share * length, 0), free)
+        shares.append(float(start / max(free + slack, 1)))
+    return shares[0], shares[1]
+
+
 def _crop_on_grid(
     scene: tuple[int, int],
-    window: tuple[int, int],
+    reach: tuple[int, int],
     transpose: bool,
     flips: tuple[bool, bool],
     place: tuple[float, float],
     shade: Shade,
 ) -> View:
-    rows, cols = window[::-1] if transpose else window
-    rows, cols = min(rows, scene[0]), min(cols, scene[1])
+    rows, cols = min(reach[0], scene[0]), min(reach[1], scene[1])
     area = Window(int(place[0] * (scene[0] - rows + 1)), int(place[1] * (scene[1] - cols + 1)), rows, cols)
     return View(area, transpose, *flips, shade)
 

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
+import collections
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from holojax.data.augment import NO_AUGMENT, Augment, draw_view
-from holojax.data.classes import IGNORE
-from holojax.data.geometry import View, Warp
-from holojax.data.photometry import shade_arrays
-from holojax.data.prefetch import Prefetch
+from holojax.data.augment import NO_AUGMENT, Augment
+from holojax.data.batches import SKIPPED, Draws, HostBatches, Listed, Look, host_batches
+from holojax.data.geometry import View
+from holojax.data.order import Order, Uniform
+from holojax.data.photometry import KINDS
+from holojax.data.scenes import OnSkip
 from holojax.errors import ConfigError, LayoutError
 from holojax.parallel import Layout, RegionGrid, Window
-
-_ORDER, _VIEW = 0, 1  # independent streams of random numbers: the order of scenes, and what is drawn for each
 
 Batch = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a batch goes: the grid, the layout, and the canvas (height, width) that the grid cuts."""
+class Skipped:
+    """Counts what could not be read, by what was wrong; give it to a pipeline as `on_skip`.
 
-    grid: RegionGrid
-    layout: Layout
-    canvas: tuple[int, int]
+    Args:
+        say: called with each line once, as it comes first.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self.say = say
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, line: str) -> None:
+        """Count a line."""
+        if line not in self.counts:
+            self.say(f"skipped: {line}")
+        self.counts[line] += 1
+
+    def summary(self) -> str:
+        """Return how much was skipped, and a line for each thing that was wrong, the most frequent first."""
+        lines = [f"  {count} x {line}" for line, count in self.counts.most_common()]
+        return "\n".join([f"skipped {self.counts.total()} windows or scenes that could not be read:", *lines])
 
 
 def train_batches(
@@ -41,27 +55,33 @@ def train_batches(
     window: tuple[int, int] | None = None,
     augment: Augment = NO_AUGMENT,
     seed: int = 0,
+    order: Order | None = None,
     start_step: int = 0,
     prefetch: int = 1,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
 ) -> Iterator[Batch]:
-    """Yield training batches without end; batch number `step` depends on `seed` and `step` alone.
+    """Yield training batches without end; batch number `step` depends on `seed`, `order` and `step` alone.
 
-    Every scene comes once an epoch, in an order drawn for the epoch, and each time one view of it is drawn,
-    which all its regions share. The draw follows from seed, epoch and the scene's number alone: not from the batch it
-    comes in, nor from what was read before, so that every process draws the same and a run that goes on needs no state
-    but its step. Each process reads the windows of the regions on its own devices, no more; beside them the few labels
-    that `class_share` looks at.
+    Every scene comes once an epoch, unless `order` says otherwise, and each time one view of it is drawn, which all its
+    regions share. The draw does not depend on the batch it comes in, nor on what was read before, so that every process
+    draws the same and a run that goes on needs no state but its step. Each process reads the windows of the regions on
+    its own devices, no more; beside them the few labels that `class_share` looks at.
 
     Args:
         dataset: `len(dataset)`, `dataset.scene(i)` (with `.size`, `.image`, `.label`), `dataset.largest`; see
-            `RasterScenes`.
+            `RasterScenes`. With `workers` it travels to them by pickle.
         batch: scenes a batch, a multiple of `layout.data`.
         window: height and width of the crop, None: whole scenes, on a canvas of the dataset's largest height
             and width, so that there is one shape to compile.
         augment: what may be drawn.
         seed: not negative.
+        order: which scene comes when; None: `Uniform`.
         start_step: number of the first batch, to go on where a run ended.
         prefetch: batches read ahead.
+        workers: processes that read them; 0: threads of this one.
+        on_skip: called with a line for each region that cannot be read, which then is not valid; None: that is an
+            error.
 
     Yields:
         image `[b r h w c]` in the file's dtype (float64 as float32), label uint8 `[b r h w]` (255: ignore),
@@ -75,21 +95,13 @@ def train_batches(
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
     _check(grid, layout, batch, seed)
-    first = dataset.scene(0).image
-    place = _lay(grid, layout, tuple(window or dataset.largest), first.path)
+    first, canvas = dataset.scene(0).image, tuple(window or dataset.largest)
+    _check_canvas(grid, canvas, first.path)
     augment.check_images(first.path, len(first.bands), first.dtype)
-
-    def read() -> Iterator[Callable[[], Batch]]:
-        step = start_step
-        while True:
-            picks = [_pick(len(dataset), seed, step * batch + slot) for slot in range(batch)]
-            scenes = [dataset.scene(index) for _, index in picks]
-            rngs = [np.random.default_rng((seed, _VIEW, epoch, index)) for epoch, index in picks]
-            views = [_draw(augment, rng, scene, window) for rng, scene in zip(rngs, scenes, strict=True)]
-            yield _read_batch(scenes, views, place)
-            step += 1
-
-    return _placed(read(), prefetch)
+    plan = Draws(dataset, order or Uniform(len(dataset), seed), batch, canvas, window, augment)
+    own = _own_regions(layout, batch, grid.count)
+    source = HostBatches(plan, grid, own, start=start_step, skip=on_skip is not None)
+    return _placed(source, layout, batch, prefetch, workers, on_skip)
 
 
 def eval_batches(
@@ -100,6 +112,8 @@ def eval_batches(
     batch: int = 1,
     window: tuple[int, int] | None = None,
     prefetch: int = 1,
+    workers: int = 0,
+    on_skip: OnSkip | None = None,
 ) -> Iterator[Batch]:
     """Yield every pixel of the dataset once, not augmented, as batches like those of `train_batches`.
 
@@ -113,20 +127,16 @@ def eval_batches(
     """
     _check(grid, layout, batch)
     items = [(scene, view) for scene in map(dataset.scene, range(len(dataset))) for view in _tiles(scene.size, window)]
-    groups = []
+    groups: list[tuple[list[Look], tuple[int, int]]] = []
     for start in range(0, len(items), batch):
         group = items[start : start + batch]
-        scene, views = group[0][0], [view for _, view in group]
-        canvas = tuple(window or map(max, zip(*(view.size for view in views), strict=True)))
-        place = _lay(grid, layout, canvas, scene.image.path)
-        filling = [(scene, View(Window(0, 0, 0, 0)))] * (batch - len(group))
-        groups.append((*zip(*group, *filling, strict=True), place))
-
-    def read() -> Iterator[Callable[[], Batch]]:
-        for scenes, views, place in groups:
-            yield _read_batch(scenes, views, place)
-
-    return _placed(read(), prefetch)
+        scene = group[0][0]
+        canvas = tuple(window or map(max, zip(*(view.size for _, view in group), strict=True)))
+        _check_canvas(grid, canvas, scene.image.path)
+        groups.append((group + [(scene, View(Window(0, 0, 0, 0)))] * (batch - len(group)), canvas))
+    own = _own_regions(layout, batch, grid.count)
+    source = HostBatches(Listed(groups), grid, own, count=len(groups), skip=on_skip is not None)
+    return _placed(source, layout, batch, prefetch, workers, on_skip)
 
 
 def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array, jax.Array]:
@@ -143,7 +153,7 @@ def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array
     """
     canvas = (reader.height, reader.width)
     _check(grid, layout, 1)
-    _lay(grid, layout, canvas, reader.path)
+    _check_canvas(grid, canvas, reader.path)
     h, w = grid.region_size(*canvas)
     shape = (1, grid.count, h, w, len(reader.bands))
     dtype = np.dtype(np.float32) if reader.dtype == np.float64 else reader.dtype
@@ -182,27 +192,12 @@ def _check(grid: RegionGrid, layout: Layout, batch: int, seed: int = 0) -> None:
         raise ConfigError(f"seed: expected 0 or more, found {seed}.")
 
 
-def _lay(grid: RegionGrid, layout: Layout, canvas: tuple[int, int], path: str) -> _Place:
-    """Lay a grid on a canvas that is large enough for it; `path` is the file to name if it is not."""
+def _check_canvas(grid: RegionGrid, canvas: tuple[int, int], path: str) -> None:
+    """Refuse a canvas that is too small for the grid; `path` is the file to name."""
     try:
         grid.region_size(*canvas)
     except LayoutError as error:
         raise LayoutError(f"{path}: {error}") from error
-    return _Place(grid, layout, canvas)
-
-
-def _pick(count: int, seed: int, number: int) -> tuple[int, int]:
-    """Return the epoch and the scene that comes `number`-th: each once an epoch."""
-    epoch, position = divmod(number, count)
-    return epoch, int(np.random.default_rng((seed, _ORDER, epoch)).permutation(count)[position])
-
-
-def _draw(augment: Augment, rng: np.random.Generator, scene: Any, window: tuple[int, int] | None) -> View | Warp:
-    bands = len(scene.image.bands)
-    if augment.class_share == 1:
-        return draw_view(augment, rng, scene.size, window, bands=bands)
-    with scene.label.session() as read_label:
-        return draw_view(augment, rng, scene.size, window, bands=bands, read_label=read_label)
 
 
 def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
@@ -215,82 +210,40 @@ def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
     ]
 
 
-def _read_batch(scenes: Sequence[Any], views: Sequence[View | Warp], place: _Place) -> Callable[[], Batch]:
-    """Read this process's regions of a batch, and return a function that places them on the devices.
-
-    Reading happens in the prefetching thread, placing in the consumer's: at exit no thread is inside JAX.
-    """
-    h, w = place.grid.region_size(*place.canvas)
-    shape = (len(scenes), place.grid.count, h, w, len(scenes[0].image.bands))
-    parts: dict[str, dict[tuple[int, int], np.ndarray]] = {"image": {}, "label": {}, "valid": {}}
-    own = _own_regions(place.layout, shape)
-    for slot, (scene, view) in enumerate(zip(scenes, views, strict=True)):
-        regions = [region for at, region in own if at == slot]
-        if not regions:
-            continue
-        with scene.image.session() as read_image, scene.label.session() as read_label:
-            for region in regions:
-                window = _clip(place.grid.window(region, *place.canvas), view.size)
-                pixels, valid, label = view.look(window, read_image, read_label)
-                key = slot, region
-                parts["image"][key] = _pad(_narrow(pixels), h, w, 0)
-                parts["valid"][key] = _pad(valid, h, w, False)
-                parts["label"][key] = _pad(label, h, w, IGNORE)
-    shades = shade_arrays([view.shade for view in views])
-
-    def put() -> Batch:
-        out = {
-            name: _assemble(part, shape if name == "image" else shape[:-1], place.layout)
-            for name, part in parts.items()
-        }
-        for name, values in shades.items():
-            out[name] = jax.make_array_from_callback(values.shape, place.layout.per_scene, values.__getitem__)
-        return out
-
-    return put
+def _placed(
+    source: HostBatches, layout: Layout, batch: int, prefetch: int, workers: int, on_skip: OnSkip | None
+) -> Iterator[Batch]:
+    """Place batches on the devices, in the consumer's thread: at exit no thread is inside JAX."""
+    with contextlib.closing(host_batches(source, prefetch, workers)) as ready:
+        for host in ready:
+            for line in filter(None, host.pop(SKIPPED).split("\n")):
+                on_skip(line)
+            yield {
+                name: jax.make_array_from_callback(values.shape, layout.per_scene, values.__getitem__)
+                if name in KINDS
+                else _assemble(values, source, layout, batch)
+                for name, values in host.items()
+            }
 
 
-def _placed(source: Iterator[Callable[[], Batch]], depth: int) -> Iterator[Batch]:
-    with Prefetch(source, depth) as ready:
-        for put in ready:
-            yield put()
-
-
-def _own_regions(layout: Layout, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def _own_regions(layout: Layout, batch: int, regions: int) -> tuple[tuple[int, int], ...]:
     """Return the (scene, region) pairs that lie on this process's devices, sorted."""
-    found = set()
+    shape, found = (batch, regions), set()
     for index in layout.scenes.addressable_devices_indices_map(shape).values():
-        slots, regions = (range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True))
-        found |= {(slot, region) for slot in slots for region in regions}
-    return sorted(found)
+        slots, places = (range(*part.indices(extent)) for part, extent in zip(index, shape, strict=True))
+        found |= set(itertools.product(slots, places))
+    return tuple(sorted(found))
 
 
-def _assemble(parts: dict[tuple[int, int], np.ndarray], shape: tuple[int, ...], layout: Layout) -> jax.Array:
-    """Make the global array of the regions that this process holds."""
+def _assemble(values: np.ndarray, source: HostBatches, layout: Layout, batch: int) -> jax.Array:
+    """Make the global array `[b r ...]` of the regions that this process holds, `[n ...]`."""
+    shape = (batch, source.grid.count, *values.shape[1:])
 
     def block(index: tuple[slice, ...]) -> np.ndarray:
         slots, regions = (range(*part.indices(extent)) for part, extent in zip(index[:2], shape[:2], strict=True))
-        out = np.empty((len(slots), len(regions), *shape[2:]), parts[slots[0], regions[0]].dtype)
-        for slot, region in itertools.product(slots, regions):
-            out[slot - slots.start, region - regions.start] = parts[slot, region]
-        return out
+        at = [source.own.index(pair) for pair in itertools.product(slots, regions)]
+        together = at == list(range(at[0], at[0] + len(at)))
+        picked = values[at[0] : at[0] + len(at)] if together else values[at]  # no copy, if it can be
+        return picked.reshape(len(slots), len(regions), *shape[2:])
 
     return jax.make_array_from_callback(shape, layout.scenes, block)
-
-
-def _clip(window: Window, size: tuple[int, int]) -> Window:
-    """Cut a window of the canvas to the view, which may be smaller."""
-    top, left = min(window.top, size[0]), min(window.left, size[1])
-    return Window(top, left, min(window.height, size[0] - top), min(window.width, size[1] - left))
-
-
-def _pad(array: np.ndarray, height: int, width: int, fill: int | bool) -> np.ndarray:
-    rows, cols = height - array.shape[0], width - array.shape[1]
-    if not rows and not cols:
-        return array
-    return np.pad(array, [(0, rows), (0, cols)] + [(0, 0)] * (array.ndim - 2), constant_values=fill)
-
-
-def _narrow(pixels: np.ndarray) -> np.ndarray:
-    """Give up float64, which JAX would cut in any case."""
-    return pixels.astype(np.float32) if pixels.dtype == np.float64 else pixels

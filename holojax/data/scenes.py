@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -20,6 +21,9 @@ from holojax.errors import ConfigError, LabelError, RasterError
 
 IMAGE_FOLDERS = ("image", "img")
 LABEL_FOLDERS = ("label", "annotation")
+OnSkip = Callable[[str], None]
+"""Called with a line for each scene or window that cannot be read and is left out."""
+
 LAYOUT = "{split}/{image,label}/NAME.tif|vrt|png|jpg (or {split}/{img,annotation}/...), the same NAME in both"
 
 
@@ -62,10 +66,11 @@ class RasterScenes(Sequence):
         cache: folder in which large PNGs and JPEGs are converted once to tiled GeoTIFFs, to be read by window;
             "": `.holojax` beside the files; None: they are read as they are, whole for each window.
         known: headers that need not be read, by path.
+        on_skip: called with a line for each scene that cannot be used, which then is left out; None: that is an error.
 
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
-            first.
+            first; or no scene is left.
         LabelError: a label has another size than its image, or is no raster of class numbers.
         ConfigError: the label map leads to a class that does not exist.
     """
@@ -84,6 +89,7 @@ class RasterScenes(Sequence):
         names: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         known: Mapping[str, Header] | None = None,
+        on_skip: OnSkip | None = None,
     ) -> None:
         if not pairs:
             raise RasterError("Expected at least one pair of image and label, found none. Give (image, label) paths.")
@@ -93,16 +99,19 @@ class RasterScenes(Sequence):
         scenes = []
         titles = names or [_name(image) for image, _ in pairs]
         for name, (image, label) in zip(titles, pairs, strict=True):
-            if cache is not None:
-                image, label = _by_window(image, cache), _by_window(label, cache)
-            reader = SceneReader.open(
-                image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, known=known
-            )
-            labels = LabelReader.open(
-                label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding, known=known
-            )
-            _check_pair(reader, labels, scenes[0].image if scenes else reader)
-            scenes.append(SceneSource(name, reader, labels))
+            with skipping(on_skip):
+                if cache is not None:
+                    image, label = _by_window(image, cache), _by_window(label, cache)
+                reader = SceneReader.open(
+                    image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, known=known
+                )
+                labels = LabelReader.open(
+                    label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding, known=known
+                )
+                _check_pair(reader, labels, scenes[0].image if scenes else reader)
+                scenes.append(SceneSource(name, reader, labels))
+        if not scenes:
+            raise RasterError(f"None of the {len(pairs)} scenes can be used; what is wrong with each was said before.")
         self._scenes = tuple(scenes)
         bare = [scene.image.path for scene in scenes if scene.image.crs is None]
         if bare:
@@ -116,7 +125,7 @@ class RasterScenes(Sequence):
             RasterError: a folder is missing or empty, or a file has no partner; names it and the expected
                 layout.
         """
-        return cls(find_pairs(folder, split), **settings)
+        return cls(find_pairs(folder, split, settings.get("on_skip")), **settings)
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -140,29 +149,42 @@ class RasterScenes(Sequence):
         return max(heights), max(widths)
 
 
-def find_pairs(folder: str | os.PathLike[str], split: str) -> list[tuple[Path, Path]]:
+@contextlib.contextmanager
+def skipping(on_skip: OnSkip | None) -> Iterator[None]:
+    """Hand what is wrong with a file or a window to `on_skip` and go on after the block; None: raise it."""
+    try:
+        yield
+    except (RasterError, LabelError) as error:
+        if on_skip is None:
+            raise
+        on_skip(str(error))
+
+
+def find_pairs(folder: str | os.PathLike[str], split: str, on_skip: OnSkip | None = None) -> list[tuple[Path, Path]]:
     """Pair image and label files of `folder/split` by their names without suffix, sorted by name.
 
-    An image may be a folder, NAME, that holds a file for each band or group of bands.
+    An image may be a folder, NAME, that holds a file for each band or group of bands. With `on_skip`, which is called
+    with a line for each, files without a partner are left out.
 
     Raises:
         RasterError: a folder is missing or empty, a file has no partner, or two files share a name.
     """
     root = Path(folder) / split
-    images = _files(root, IMAGE_FOLDERS)
-    labels = _files(root, LABEL_FOLDERS)
+    images = _files(root, IMAGE_FOLDERS, on_skip)
+    labels = _files(root, LABEL_FOLDERS, on_skip)
     for found, others, kind in ((images, labels, "label"), (labels, images, "image")):
         alone = sorted(found.keys() - others.keys())
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise RasterError(
-                f"{found[alone[0]]} has no {kind}{more}. Expected {LAYOUT} in {folder}; add the missing file "
-                f"or remove this one."
-            )
-    return [(images[name], labels[name]) for name in sorted(images)]
+        for name in alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 and on_skip is None else ""
+            with skipping(on_skip):
+                raise RasterError(
+                    f"{found[name]} has no {kind}{more}. Expected {LAYOUT} in {folder}; add the missing file "
+                    f"or remove this one."
+                )
+    return [(images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
 
 
-def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
+def _files(root: Path, names: Sequence[str], on_skip: OnSkip | None = None) -> dict[str, Path]:
     """Return the rasters of the first of the folders `names` that exists, by stem."""
     here = next((root / name for name in names if (root / name).is_dir()), None)
     if here is None:
@@ -173,9 +195,10 @@ def _files(root: Path, names: Sequence[str]) -> dict[str, Path]:
         if path.name.startswith(".") or not (bands or is_raster(path)):
             continue
         name = path.name if bands else path.stem
-        if name in found:
-            raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
-        found[name] = path
+        with skipping(on_skip):
+            if name in found:
+                raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
+            found[name] = path
     if not found:
         raise RasterError(f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}.")
     return found

@@ -27,7 +27,7 @@ from holojax.data.classes import IGNORE
 from holojax.data.files import written_whole
 from holojax.data.fingerprint import fingerprint
 from holojax.data.raster import is_remote
-from holojax.data.scenes import RasterScenes, SceneSource
+from holojax.data.scenes import OnSkip, RasterScenes, SceneSource, skipping
 from holojax.data.sweep import sweep
 from holojax.errors import ConfigError, LabelError, RasterError
 from holojax.parallel import Window
@@ -104,7 +104,13 @@ class Statistics:
         return "\n".join(f"{key}=({', '.join(f'{each:.6g}' for each in row)},)" for key, row in values.items())
 
 
-def measure(scenes: RasterScenes, *, cache: str | os.PathLike[str] | None = None, progress: bool = True) -> Statistics:
+def measure(
+    scenes: RasterScenes,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    on_skip: OnSkip | None = None,
+) -> Statistics:
     """Read all scenes once, by window, on all cores, and return what they hold; or what is kept of an earlier time.
 
     Memory does not grow with the size of a scene. What was found is kept in a file named by the fingerprint of the
@@ -116,6 +122,7 @@ def measure(scenes: RasterScenes, *, cache: str | os.PathLike[str] | None = None
         cache: folder that keeps it; "": `.holojax` beside the first image (nothing is kept of remote ones); None:
             nothing is kept.
         progress: whether a bar is shown on a terminal.
+        on_skip: called with a line for each window that cannot be read, which then is left out; None: that is an error.
 
     Raises:
         RasterError: a file is damaged or changed meanwhile, or no pixel of any scene is valid.
@@ -127,7 +134,7 @@ def measure(scenes: RasterScenes, *, cache: str | os.PathLike[str] | None = None
     kept = None if path is None else _load(path, scenes, key)
     if kept is not None:
         return kept
-    found = _measure(scenes, key, progress)
+    found = _measure(scenes, key, progress, on_skip)
     if fingerprint(scenes) != key:
         raise RasterError(
             f"{scenes.scene(0).image.path} or a file beside it changed while it was measured. Start again when all "
@@ -171,7 +178,7 @@ class _Share:
     cells: UInt32[np.ndarray, "rows cols classes"]
 
 
-def _measure(scenes: RasterScenes, key: str, progress: bool) -> Statistics:
+def _measure(scenes: RasterScenes, key: str, progress: bool, on_skip: OnSkip | None) -> Statistics:
     sizes, classes = [scenes.scene(index).size for index in range(len(scenes))], len(scenes.classes)
     sides = tuple(map(cell_side, sizes))
     cells = tuple(
@@ -179,7 +186,7 @@ def _measure(scenes: RasterScenes, key: str, progress: bool) -> Statistics:
         for (height, width), side in zip(sizes, sides, strict=True)
     )
     valid, totals, squares = 0, [Fraction(0)] * scenes.bands, [Fraction(0)] * scenes.bands
-    for index, share in sweep(scenes, functools.partial(_look, classes), progress):
+    for index, share in sweep(scenes, functools.partial(_look, classes, on_skip), progress):
         valid += share.valid
         totals = [a + b for a, b in zip(totals, share.totals, strict=True)]
         squares = [a + b for a, b in zip(squares, share.squares, strict=True)]
@@ -202,32 +209,39 @@ def _mean_and_std(
     return mean, tuple(math.sqrt(each) for each in spread)
 
 
-def _look(classes: int, scene: SceneSource, windows: Sequence[Window]) -> _Share:
+def _look(classes: int, on_skip: OnSkip | None, scene: SceneSource, windows: Sequence[Window]) -> _Share:
     """Read windows that lie side by side or below each other."""
     side, bottom = cell_side(scene.size), windows[-1].top + windows[-1].height
     top = windows[0].top // side
     cells = np.zeros((-(-bottom // side) - top, -(-scene.size[1] // side), classes), np.uint32)
     valid, totals, squares = 0, [Fraction(0)] * len(scene.image.bands), [Fraction(0)] * len(scene.image.bands)
     label_session = contextlib.nullcontext() if scene.label is None else scene.label.session()
-    with scene.image.session() as read_image, label_session as read_label:
+    with skipping(on_skip), scene.image.session() as read_image, label_session as read_label:
         for window in windows:
-            pixels, inside = read_image(window)
-            count = int(np.count_nonzero(inside))
-            valid += count
-            for band in range(pixels.shape[-1]):
-                try:
-                    total, square = _sums(pixels[..., band], inside, count)
-                except OverflowError as error:
-                    raise RasterError(
-                        f"{scene.image.path}: band {scene.image.bands[band]} holds values too large to be squared "
-                        f"({np.abs(pixels[..., band]).max():.3g}), in rows from {window.top}, columns from "
-                        f"{window.left}. If they mean no data, say so in data.nodata."
-                    ) from error
-                totals[band] += total
-                squares[band] += square
-            if read_label is not None and count:
-                _count(np.where(inside, read_label(window), np.uint8(IGNORE)), window, side, cells, top)
+            with skipping(on_skip):
+                pixels, inside = read_image(window)
+                labels = None if read_label is None else np.where(inside, read_label(window), np.uint8(IGNORE))
+                count = int(np.count_nonzero(inside))
+                sums = [_band_sums(scene, pixels, inside, band, window) for band in range(pixels.shape[-1])]
+                valid += count
+                totals = [total + own for total, (own, _) in zip(totals, sums, strict=True)]
+                squares = [square + own for square, (_, own) in zip(squares, sums, strict=True)]
+                if labels is not None and count:
+                    _count(labels, window, side, cells, top)
     return _Share(valid, tuple(totals), tuple(squares), top, cells)
+
+
+def _band_sums(
+    scene: SceneSource, pixels: np.ndarray, inside: np.ndarray, band: int, window: Window
+) -> tuple[Fraction, Fraction]:
+    try:
+        return _sums(pixels[..., band], inside, int(np.count_nonzero(inside)))
+    except OverflowError as error:
+        raise RasterError(
+            f"{scene.image.path}: band {scene.image.bands[band]} holds values too large to be squared "
+            f"({np.abs(pixels[..., band]).max():.3g}), in rows from {window.top}, columns from "
+            f"{window.left}. If they mean no data, say so in data.nodata."
+        ) from error
 
 
 def _sums(plane: Shaped[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"], count: int) -> tuple[Fraction, Fraction]:

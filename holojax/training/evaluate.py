@@ -1,5 +1,6 @@
 """How good a model is: integer counts over all scenes of a split, and the figures that follow from them."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from holojax.borders import Exact
 from holojax.checkpoints.store import load_model
-from holojax.data import RasterScenes, eval_batches
+from holojax.data import RasterScenes, Skipped, eval_batches
+from holojax.data.scenes import OnSkip
 from holojax.metrics import (
     Counts,
     boundary_counts,
@@ -21,7 +23,7 @@ from holojax.metrics import (
 )
 from holojax.parallel import Layout, RegionShard
 from holojax.parallel.collectives import psum
-from holojax.training.scenes import open_scenes
+from holojax.training.scenes import open_scenes, skipper
 from holojax.training.state import Weights, put_together, take_apart
 from holojax.training.step import AXES, BATCH_SPECS, IGNORE, Batch, Recipe, make_recipe, normalized
 
@@ -65,12 +67,14 @@ def evaluate(
     scenes: RasterScenes,
     recipe: Recipe,
     window: tuple[int, int] | None = None,
+    on_skip: OnSkip | None = None,
 ) -> Counts:
     """Add up the counts of all scenes, each seen whole or window by window, in int64.
 
-    Seen by windows, a scene's boundaries are those inside the windows, its seams those of the regions of a window.
+    With `on_skip`, called with a line for each, regions that cannot be read are left out of all counts. Seen by
+    windows, a scene's boundaries are those inside the windows, its seams those of the regions of a window.
     """
-    batches = eval_batches(scenes, recipe.grid, recipe.layout, batch=recipe.layout.data, window=window)
+    batches = eval_batches(scenes, recipe.grid, recipe.layout, batch=recipe.layout.data, window=window, on_skip=on_skip)
     return sum(count(weights, batch) for batch in batches)
 
 
@@ -86,8 +90,9 @@ def evaluate_run(
     """Evaluate the newest checkpoint of a run on a split of its data.
 
     Returns the figures of `holojax.metrics.Counts`, and `step`, `split`, `classes` (names), `boundary` and `seam` (the
-    widths of `make_count`) and `confusion`. `split`, `root`, `boundary` and `seam` stand for those of the
-    configuration. Raises CheckpointError, RasterError, LabelError, ConfigError.
+    widths of `make_count`), `confusion`, and `skipped` (scenes and windows that could not be read) where these are
+    skipped. `split`, `root`, `boundary` and `seam` stand for those of the configuration. Raises CheckpointError,
+    RasterError, LabelError, ConfigError.
     """
     model, cfg, step = load_model(workdir, layout)
     if root:
@@ -99,7 +104,11 @@ def evaluate_run(
     }
     structure, weights = take_apart(model)
     recipe = make_recipe(cfg, structure, layout)
-    scenes = open_scenes(cfg, split)
-    counts = evaluate(make_count(recipe, **widths), weights, scenes, recipe, cfg.evaluate.window)
+    skipped = Skipped(lambda line: print(line, file=sys.stderr, flush=True))
+    scenes = open_scenes(cfg, split, skipped)
+    window, on_skip = cfg.evaluate.window, skipper(cfg, skipped)
+    counts = evaluate(make_count(recipe, **widths), weights, scenes, recipe, window, on_skip)
     what = {"step": step, "split": split, "classes": scenes.classes.names}
+    if on_skip:
+        what["skipped"] = skipped.counts.total()
     return counts.figures() | what | widths | {"confusion": counts.confusion}

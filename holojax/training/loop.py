@@ -1,6 +1,8 @@
 """Training, from a configuration to a finished working directory: a recipe, read from top to bottom."""
 
+import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 
 from holojax.checkpoints.convert import adopt_numerics, initial_weights
 from holojax.checkpoints.store import CONFIG, Store, load_config, save_config
-from holojax.data import train_batches
+from holojax.data import Skipped, train_batches
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError
 from holojax.models import build_model
 from holojax.models.plans import stage_plans
@@ -19,7 +21,15 @@ from holojax.parallel import Layout
 from holojax.training import hooks
 from holojax.training.evaluate import evaluate, make_count
 from holojax.training.optimizer import learning_rate, make_optimizer
-from holojax.training.scenes import augmentation, open_scenes
+from holojax.training.scenes import (
+    augmentation,
+    data_record,
+    measure_scenes,
+    open_scenes,
+    order_of,
+    other_data,
+    skipper,
+)
 from holojax.training.state import State, Weights, fingerprint, first_state, take_apart
 from holojax.training.step import Batch, Recipe, make_recipe, make_train_step
 
@@ -33,14 +43,20 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     on the same mesh the result is bit for bit that of a run without a break. `"never"` refuses a folder with
     checkpoints.
 
-    Returns `step`, `loss` (of the last step), `miou` (on the validation split; None without one), `seconds`
-    (of this call) and `params_sha256`. Raises ConfigError, LayoutError, RasterError, LabelError,
-    CheckpointError, and HoloJAXError if the loss is no longer a number.
+    Returns `step`, `loss` (of the last step), `miou` (on the validation split; None without one), `seconds` (of this
+    call), `params_sha256`, and `skipped` (scenes and windows that could not be read) where these are skipped. Raises
+    ConfigError, LayoutError, RasterError, LabelError, CheckpointError, and HoloJAXError if the loss is no longer a
+    number.
     """
     started = time.perf_counter()
+    skipped = Skipped(lambda line: print(line, file=sys.stderr, flush=True))
+    scenes = open_scenes(cfg, cfg.data.split, skipped)  # first: without scenes no folder is made
+    unseen = open_scenes(cfg, cfg.evaluate.split, skipped) if cfg.evaluate.split else None
+    if not cfg.data.mean and (Path(workdir) / CONFIG).exists():
+        before = load_config(workdir).data  # what a run began with it goes on with
+        cfg.data.mean, cfg.data.std = before.mean, before.std
+    order = order_of(cfg, scenes, measure_scenes(cfg, scenes, skipped))
     augment = augmentation(cfg)
-    scenes = open_scenes(cfg, cfg.data.split)  # first: without scenes no folder is made
-    unseen = open_scenes(cfg, cfg.evaluate.split) if cfg.evaluate.split else None
     adopted = adopt_numerics(cfg, cfg.train.init) if cfg.train.init else []
     workdir = prepare(cfg, workdir, resume)
 
@@ -49,8 +65,8 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     recipe = make_recipe(cfg, structure, layout)
     optimizer = make_optimizer(cfg.train, structure.frozen)
     state = first_state(weights, optimizer, layout)
-    say = hooks.Report(workdir / "log.txt")
-    store = Store(workdir, keep=cfg.train.keep)
+    say = skipped.say = hooks.Report(workdir / "log.txt")
+    store, data = Store(workdir, keep=cfg.train.keep), data_record(cfg, scenes)
     events = hooks.TensorBoard(cfg.train.log_every, workdir / "events")
     try:
         height, width = cfg.data.window or scenes.largest
@@ -60,6 +76,8 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
         if store.latest() is not None:
             state = restored(store, state)
             say(f"goes on from step {int(state.step)} of {store.folder}")
+            for line in other_data(store.restore_data(), data):
+                say(line)
         elif cfg.train.init:
             state = dataclasses.replace(state, weights=initial_weights(cfg.train.init, state.weights))
             say(" ".join([f"begins with the weights of {cfg.train.init}", *adopted]))
@@ -73,34 +91,42 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             window=cfg.data.window,
             augment=augment,
             seed=cfg.seed,
+            order=order,
             start_step=start,
             prefetch=cfg.data.prefetch,
+            workers=cfg.data.workers,
+            on_skip=skipper(cfg, skipped),
         )
         count = make_count(recipe, cfg.evaluate.boundary, cfg.evaluate.seam)
 
         def measure(state: State) -> dict[str, float]:
-            figures = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window).figures()
+            on_skip = skipper(cfg, skipped)
+            figures = evaluate(count, state.weights, unseen, recipe, cfg.evaluate.window, on_skip).figures()
             return {name: value for name, value in figures.items() if np.ndim(value) == 0}
 
         every = [hooks.WarnOfNoLabels(say)]
         every += [hooks.Progress(cfg.train.log_every, cfg.data.batch * height * width, learning_rate(cfg.train), say)]
         every += [hooks.Evaluate(cfg.train.evaluate_every, measure, say)] if unseen else []
-        every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store)]
+        every += [events, hooks.Checkpoint(cfg.train.checkpoint_every, store, data)]
 
-        state, figures = run(make_train_step(recipe, optimizer, cfg.seed), state, batches, cfg.train.steps, every)
+        with contextlib.closing(batches):
+            state, figures = run(make_train_step(recipe, optimizer, cfg.seed), state, batches, cfg.train.steps, every)
         if unseen and "miou" not in figures:  # the run was finished before
             figures |= measure(state)
+        if skipped.counts:
+            say(skipped.summary())
     finally:
         store.close()
         events.close()
         say.close()
-    return {
+    result = {
         "step": int(state.step),
         "loss": float(state.loss),
         "miou": figures.get("miou"),
         "seconds": round(time.perf_counter() - started, 3),
         "params_sha256": fingerprint(state.weights.params),
     }
+    return result | ({"skipped": skipped.counts.total()} if cfg.data.on_error == "skip" else {})
 
 
 def run(
@@ -112,8 +138,11 @@ def run(
     """
     figures: dict[str, float] = {}
     batches = iter(batches)
-    for number in range(int(state.step) + 1, steps + 1):
-        state, values = step(state, next(batches))
+    first = int(state.step) + 1
+    batch = next(batches) if first <= steps else None
+    for number in range(first, steps + 1):
+        state, values = step(state, batch)
+        batch = next(batches) if number < steps else None  # goes to the devices while they compute
         # Waiting for each step keeps the devices in step, and a bad loss from being saved.
         figures = {name: float(value) for name, value in jax.device_get(values).items()}
         if not np.isfinite(figures["loss"]):

@@ -1,6 +1,7 @@
 """From a configuration to scenes: opened, or made first where a generator is named and nothing is there."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import jax
 from holojax.data import Augment, ClassTable, RasterScenes
 from holojax.data.datasets import SETS, fbp, is_built, open_set
 from holojax.data.files import RECORD
+from holojax.data.fingerprint import fingerprint
+from holojax.data.order import ByClass, Order, Uniform
 from holojax.data.photometry import Distortion
+from holojax.data.pipeline import Skipped
+from holojax.data.scenes import OnSkip
+from holojax.data.statistics import Statistics, measure
 from holojax.data.synthetic import write_scenes
 from holojax.errors import RasterError
 
@@ -17,11 +23,12 @@ READERS = {name: functools.partial(open_set, facts) for name, facts in SETS.item
 READERS["folder"] = RasterScenes.from_folder  # its classes are those of the configuration, not of a file beside it
 
 
-def open_scenes(cfg: Any, split: str) -> RasterScenes:
+def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterScenes:
     """Open the scenes of a split; headers only.
 
     `cfg.data.root` is the folder of the set's files, or what the set's TFDS builder made of it, index or blocks.
-    Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. Raises
+    Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. With
+    `cfg.data.on_error="skip"` scenes that cannot be used are left out and `on_skip` gets a line for each. Raises
     RasterError if there are none (says where to get them, which folder to fill), and what the readers raise.
     """
     data = cfg.data
@@ -39,6 +46,7 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
         "nodata": data.nodata,
         "nodata_tolerance": data.nodata_tolerance,
         "cache": data.cache,
+        "on_skip": skipper(cfg, on_skip),
     }
     built = is_built(data.root)
     if label_map is None and (built or data.name != "folder"):
@@ -48,6 +56,60 @@ def open_scenes(cfg: Any, split: str) -> RasterScenes:
 
         return open_built(data.root, split, **settings)
     return READERS[data.name](data.root, split, **settings)
+
+
+def skipper(cfg: Any, on_skip: OnSkip | None) -> OnSkip | None:
+    """Return what hears of files that cannot be read; None where they end the run."""
+    return (on_skip or Skipped()) if cfg.data.on_error == "skip" else None
+
+
+def measure_scenes(cfg: Any, scenes: RasterScenes, on_skip: OnSkip | None = None) -> Statistics | None:
+    """Measure the scenes where the configuration needs it, and complete its mean and standard deviation.
+
+    Returns None where it needs nothing. What was found is kept beside the data (`cfg.data.cache`). Raises what reading
+    raises.
+    """
+    data = cfg.data
+    if data.mean and data.sampling != "classes":
+        return None
+    found = None
+    if jax.process_index() == 0:  # the others find what it keeps, where they share a disk
+        found = measure(scenes, cache=data.cache, on_skip=skipper(cfg, on_skip))
+    wait_for_all("scenes are measured")
+    found = found or measure(scenes, cache=data.cache, on_skip=skipper(cfg, on_skip))
+    if not data.mean:
+        data.mean, data.std = found.mean, tuple(max(std, 1e-6) for std in found.std)  # a band may be empty
+    return found
+
+
+def order_of(cfg: Any, scenes: RasterScenes, found: Statistics | None) -> Order:
+    """Return which scene comes when, as `cfg.data.sampling` says."""
+    if cfg.data.sampling == "scenes":
+        return Uniform(len(scenes), cfg.seed)
+    sizes = [scenes.scene(index).size for index in range(len(scenes))]
+    return ByClass(found.cells, found.sides, sizes, cfg.seed)
+
+
+def data_record(cfg: Any, scenes: RasterScenes) -> dict[str, Any]:
+    """Return all that decides, beside its number, which batch comes next: kept in every checkpoint."""
+    data = cfg.data
+    return {
+        "fingerprint": fingerprint(scenes),
+        "seed": cfg.seed,
+        "batch": data.batch,
+        "window": data.window and list(data.window),
+        "sampling": data.sampling,
+        "augment": json.loads(json.dumps(cfg.augment.to_dict())),
+    }
+
+
+def other_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say in which way batches will not be those of a run without a break; nothing where they will be."""
+    differ = [key for key in now if key in before and before[key] != now[key]]
+    if not differ:
+        return []
+    what = ["files of the scenes" if key == "fingerprint" else f"{key} was {before[key]}" for key in differ]
+    return [f"warning: not the data of the run so far ({', '.join(what)}): the result is not that of an unbroken run"]
 
 
 def class_table(cfg: Any) -> ClassTable:
@@ -89,7 +151,12 @@ def make_missing_scenes(data: Any) -> None:
             fbp.stand_in(root, make.seed, splits, (make.size, make.size))
         else:
             write_scenes(root, data.generator, splits, make.size, make.seed)
+    wait_for_all("scenes are made")
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until all processes have come here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils  # only where several processes share a folder
 
-        multihost_utils.sync_global_devices("scenes are made")
+        multihost_utils.sync_global_devices(what)

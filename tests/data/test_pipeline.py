@@ -1,14 +1,17 @@
 import dataclasses
 import itertools
+import time
 import types
 
 import jax
 import numpy as np
 import pytest
 
-from holojax.data import Augment, RasterScenes, SceneReader, eval_batches, load_scene, pipeline, train_batches
+from holojax.data import Augment, RasterScenes, SceneReader, Skipped, eval_batches, load_scene, pipeline, train_batches
 from holojax.data.augment import draw_view
+from holojax.data.batches import HostBatches, Listed
 from holojax.data.geometry import View
+from holojax.data.order import ByClass, Uniform
 from holojax.errors import ConfigError, LabelError, LayoutError, RasterError
 from holojax.parallel import Layout, RegionGrid, Window
 
@@ -112,8 +115,8 @@ def test_batches_do_not_depend_on_the_mesh(square, data, region):
 def test_every_region_is_a_slice_of_the_same_augmented_scene(square, window):
     batches = take(train_batches(square, GRID, Layout.create(1, 4), batch=1, window=window, augment=AUGMENT, seed=8), 6)
     for step, batch in enumerate(batches):
-        epoch, number = pipeline._pick(len(square), 8, step)
-        view = draw_view(AUGMENT, np.random.default_rng((8, 1, epoch, number)), (24, 24), window)
+        pick = Uniform(len(square), 8).pick(step)
+        view = draw_view(AUGMENT, np.random.default_rng(pick.key), (24, 24), window)
         canvas = window or (24, 24)
         image, label, valid = (GRID.stitch(batch[name], *canvas)[0] for name in ("image", "label", "valid"))
         height, width = view.size
@@ -175,10 +178,12 @@ def test_a_process_reads_the_regions_of_its_own_devices_only(square, monkeypatch
         return {mine: self.devices_indices_map(shape)[mine]}
 
     monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", own)
-    place = pipeline._Place(GRID, Layout.create(data=2, region=2), (24, 24))
+    whole = View(Window(0, 0, 24, 24))
     unread = types.SimpleNamespace(image=square.scene(1).image)
-    pipeline._read_batch([unread, counting(square.scene(0), windows)], [View(Window(0, 0, 24, 24))] * 2, place)
+    plan = Listed([([(unread, whole), (counting(square.scene(0), windows), whole)], (24, 24))])
+    batch = HostBatches(plan, GRID, pipeline._own_regions(Layout.create(data=2, region=2), 2, 4))[0]
     assert windows == [Window(0, 0, 12, 12), Window(0, 12, 12, 12)]
+    assert batch["image"].shape == (2, 12, 12, 3)
 
 
 @pytest.mark.parametrize("window", [None, (8, 10), (50, 50)])
@@ -238,11 +243,7 @@ def test_float64_becomes_float32(tiff):
 
 
 def test_a_damaged_file_reaches_the_consumer(square):
-    path = square.scene(1).image.path
-    with open(path, "rb") as file:
-        content = file.read()
-    with open(path, "wb") as file:
-        file.write(content[: len(content) * 3 // 4])
+    damage(square.scene(1).image.path)
     with pytest.raises(RasterError, match=r"s1\.tif.*damaged"):
         take(train_batches(square, GRID, Layout.create(1, 1), batch=1), 3)
 
@@ -265,3 +266,101 @@ def test_what_does_not_fit_is_said_before_anything_is_read(square):
         load_scene(square.scene(0).image, GRID, layout)
     with pytest.raises(ConfigError, match="seed: expected 0 or more"):
         train_batches(square, GRID, layout, batch=2, seed=-1)
+
+
+def test_worker_processes_read_the_same_bytes(square):
+    layout = Layout.create(data=1, region=4)
+    settings = dict(batch=2, window=(15, 18), augment=AUGMENT, seed=3)
+    wanted = take(train_batches(square, GRID, layout, **settings), 5)
+    for a, b in zip(
+        wanted, take(train_batches(square, GRID, layout, workers=2, prefetch=2, **settings), 5), strict=True
+    ):
+        same(a, b)
+
+
+def test_errors_of_worker_processes_reach_the_consumer(square):
+    damage(square.scene(1).image.path)
+    with pytest.raises(RasterError, match=r"s1\.tif.*damaged"):
+        take(train_batches(square, GRID, Layout.create(1, 1), batch=1, workers=1), 3)
+
+
+def damage(path):
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(content[: len(content) * 3 // 4])
+
+
+def test_reading_runs_ahead_but_no_further_than_asked(square, monkeypatch):
+    read = []
+    whole = HostBatches.__getitem__
+    monkeypatch.setattr(HostBatches, "__getitem__", lambda self, number: read.append(number) or whole(self, number))
+    batches = train_batches(square, GRID, Layout.create(1, 1), batch=1, prefetch=3)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(read) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert sorted(read) == [0, 1, 2, 3]  # one handed out, three ahead
+    batches.close()
+
+
+@pytest.mark.parametrize("region", [1, 4])
+def test_what_cannot_be_read_is_not_valid_counted_and_listed(square, region):
+    damage(square.scene(1).image.path)
+    wanted = take(eval_batches(square, GRID, Layout.create(1, 1), batch=1, on_skip=Skipped()), 3)
+    skipped = Skipped()
+    found = take(eval_batches(square, GRID, Layout.create(1, region), batch=1, on_skip=skipped), 3)
+    for a, b in zip(wanted, found, strict=True):
+        same(a, b)
+    bad = found[1]
+    assert not bad["valid"].any()
+    assert (bad["label"] == 255).all()
+    assert (bad["image"] == 0).all()
+    assert all(batch["valid"].all() for batch in (found[0], found[2]))
+    (line,) = skipped.counts
+    assert "s1.tif" in line
+    assert "damaged" in line
+    assert f"{skipped.counts[line]} x {line}" in skipped.summary()
+
+
+def test_a_region_with_a_wrong_label_is_skipped_and_the_others_are_not(tiff, rng):
+    label = np.zeros((24, 24), np.uint8)
+    label[20, 21] = 9
+    pair = tiff("i.tif", rng.integers(1, 256, (24, 24, 3)).astype(np.uint8)), tiff("l.tif", label)
+    skipped = Skipped()
+    layout = Layout.create(1, 4)
+    batch = next(eval_batches(RasterScenes([pair], classes=2), GRID, layout, on_skip=skipped))
+    assert np.asarray(batch["valid"]).mean((0, 2, 3)).tolist() == [1, 1, 1, 0]
+    assert "l.tif: label value 9 at row 20, column 21" in next(iter(skipped.counts))
+
+
+def test_scenes_that_cannot_be_opened_are_left_out_and_listed(scene_folder):
+    folder = scene_folder([(24, 24), (24, 24), (24, 24)])
+    (folder / "train/image/s0.tif").write_bytes(b"")
+    (folder / "train/label/s2.tif").unlink()
+    with pytest.raises(RasterError, match=r"s2\.tif has no label"):
+        RasterScenes.from_folder(folder, "train", classes=4)
+    skipped = Skipped()
+    scenes = RasterScenes.from_folder(folder, "train", classes=4, on_skip=skipped)
+    assert [scene.name for scene in scenes] == ["s1"]
+    assert len(skipped.counts) == 2
+    (folder / "train/image/s1.tif").write_bytes(b"")
+    with pytest.raises(RasterError, match="None of the 2 scenes"):
+        RasterScenes.from_folder(folder, "train", classes=4, on_skip=skipped)
+
+
+def test_an_order_by_class_shows_what_is_rare(tiff):
+    labels = np.zeros((64, 64), np.uint8)
+    labels[50:54, 10:14] = 1
+    pair = tiff("i.tif", np.ones((64, 64, 1), np.uint8)), tiff("l.tif", labels)
+    scenes = RasterScenes([pair], classes=2)
+    cells = np.stack([(labels == k).reshape(8, 8, 8, 8).sum((1, 3)) for k in range(2)], -1).astype(np.uint32)
+
+    def share(order):
+        batches = train_batches(
+            scenes, RegionGrid(1, 1), Layout.create(1, 1), batch=1, window=(16, 16), augment=Augment(), order=order
+        )
+        return np.mean([(batch["label"] == 1).any() for batch in take(batches, 40)])
+
+    assert share(ByClass([cells], (8,), [(64, 64)], seed=0)) > 2 * share(None)

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from holojax.data import Augment, Distortion, RasterScenes, pipeline, train_batches
+from holojax.data import Augment, Distortion, RasterScenes, train_batches
+from holojax.data.batches import Draws
 from holojax.data.geometry import View, Warp
+from holojax.data.order import Uniform
 from holojax.errors import ConfigError
 from holojax.parallel import Layout, RegionGrid
 
@@ -85,24 +87,14 @@ def test_a_region_that_draws_for_itself_is_noticed(scenes, kind, monkeypatch):
         check_no_seam(scenes, augment, RegionGrid(2, 2), Layout.create(1, 4), (30, 37))
 
 
-def test_a_scene_is_drawn_from_seed_epoch_and_number_alone(scenes, monkeypatch):
-    drawn = []
-    draw = pipeline._draw
-    monkeypatch.setattr(pipeline, "_draw", lambda a, rng, scene, window: drawn.append((scene.name, view := draw(
-        a, rng, scene, window))) or view)  # fmt: skip
+def test_a_scene_is_drawn_from_seed_epoch_and_number_alone(scenes):
+    def views(batch, steps):
+        plan = Draws(scenes, Uniform(len(scenes), seed=0), batch, (20, 20), (20, 20), EVERYTHING)
+        return [(scene.name, view) for step in steps for scene, view in plan.looks(step)[0]]
 
-    def views(**settings):
-        drawn.clear()
-        batches = train_batches(scenes, RegionGrid(1, 1), Layout.create(1, 1), window=(20, 20), augment=EVERYTHING,
-                                **settings)  # fmt: skip
-        while len(drawn) < 6:
-            next(batches)
-        batches.close()
-        return drawn[:6]
-
-    first = views(batch=1)
-    assert views(batch=3) == first  # not from the batch it comes in
-    assert views(batch=1, start_step=2)[:4] == first[2:]  # not from what came before
+    first = views(1, range(6))
+    assert views(3, range(2)) == first  # not from the batch it comes in
+    assert views(1, range(2, 6)) == first[2:]  # not from what came before
     names = [name for name, _ in first]
     assert sorted(names[:3]) == sorted(names[3:]) == ["i0", "i1", "i2"]
     for name in names[:3]:  # another epoch is another draw

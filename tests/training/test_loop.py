@@ -81,6 +81,43 @@ def test_a_break_changes_nothing(finished, tmp_path):
     assert resumed["loss"] == result["loss"]
 
 
+def test_a_break_changes_nothing_with_measured_data_drawn_classes_worker_processes_and_a_bad_file(finished, tmp_path):
+    root = tmp_path / "scenes"
+    shutil.copytree(finished[1].data.root, root)
+    with open(root / "train" / "image" / "train_001.tif", "r+b") as file:
+        file.truncate(file.seek(0, 2) - 500)
+
+    def configuration(steps):
+        cfg = tiny.experiment(root=str(root))
+        cfg.data.update(dict(mean=(), std=(), sampling="classes", on_error="skip", workers=1, window=(24, 24)))
+        cfg.train.update(dict(steps=steps, schedule="constant"))
+        return cfg
+
+    layout = Layout.create(1, 4)
+    unbroken = train(configuration(4), tmp_path / "a", layout)
+    train(configuration(2), tmp_path / "b", layout)
+    resumed = train(configuration(4), tmp_path / "b", layout)
+    assert resumed["params_sha256"] == unbroken["params_sha256"]
+    kept = load_config(tmp_path / "a").data
+    pixels = [scene.image.read() for scene in open_scenes(load_config(tmp_path / "b"), "val")]
+    assert len(kept.mean) == len(kept.std) == pixels[0][0].shape[-1]
+    assert all(20 < mean < 230 and 1 < std < 128 for mean, std in zip(kept.mean, kept.std, strict=True))
+    assert unbroken["skipped"] > 0
+    log = (tmp_path / "a" / "log.txt").read_text()
+    assert "train_001.tif: expected a readable raster" in log
+    assert f"skipped {unbroken['skipped']} windows or scenes that could not be read:" in log
+    assert "warning: not the data" not in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_going_on_with_other_data_is_said(finished, tmp_path):
+    workdir, cfg, _ = finished
+    shutil.copytree(workdir, tmp_path / "work")
+    other = tiny.experiment(root=cfg.data.root)
+    other.data.batch = 4
+    train(other, tmp_path / "work", Layout.create(1, 4))
+    assert "warning: not the data of the run so far (batch was 2)" in (tmp_path / "work" / "log.txt").read_text()
+
+
 def test_evaluation_counts_what_the_model_says_of_whole_scenes(finished):
     workdir, _, result = finished
     model, cfg, _ = load_model(workdir, Layout.create(1, 1))

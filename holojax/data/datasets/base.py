@@ -18,7 +18,7 @@ from absl import logging
 
 from holojax.data.classes import ClassTable
 from holojax.data.coding import NUMBERS, Coding
-from holojax.data.scenes import RasterScenes
+from holojax.data.scenes import RasterScenes, skipping
 from holojax.errors import ConfigError, RasterError
 
 SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
@@ -234,10 +234,9 @@ def open_set(facts: SceneSet, folder: str | os.PathLike[str], split: str, **sett
     """
     facts = resolve(facts, folder)
     found = survey(facts, folder)
-    if found.missing:
-        raise RasterError(
-            f"{folder}: {found.missing[0]} ({len(found.missing)} such line(s)). {facts.instructions(folder)}"
-        )
+    for line in found.missing:
+        with skipping(settings.get("on_skip")):
+            raise RasterError(f"{folder}: {line} ({len(found.missing)} such line(s)). {facts.instructions(folder)}")
     scenes = [scene for scene in found.scenes.get(split, ()) if scene.label is not None]
     if not scenes:
         have = ", ".join(sorted(found.scenes)) or "none"

@@ -26,7 +26,7 @@ from holojax.data.classes import ClassTable
 from holojax.data.coding import Coding
 from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
 from holojax.data.raster import open_raster
-from holojax.data.scenes import RasterScenes
+from holojax.data.scenes import OnSkip, RasterScenes, skipping
 from holojax.errors import ConfigError, LabelError, RasterError
 
 INDEX, BLOCKS = "index", "blocks"
@@ -131,7 +131,7 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     if split not in built.info.splits:
         raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
     table = json.loads((root / "metadata.json").read_text())
-    found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split))
+    found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split, settings.get("on_skip")))
     if not found:
         raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
     names = [name for name, _ in found]
@@ -235,23 +235,28 @@ def _check_sizes(scene: SceneFiles, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _indexed(built: Any, split: str) -> Iterator[tuple[str, list[Header]]]:
-    """Yield the name and the headers, of image and label, of the labelled scenes, if no file changed."""
+def _indexed(built: Any, split: str, on_skip: OnSkip | None = None) -> Iterator[tuple[str, list[Header]]]:
+    """Yield the name and the headers, of image and label, of the labelled scenes whose files did not change."""
     for record in built.as_data_source(split=split):
         headers = []
         for part in (IMAGE, LABEL):
             path, state = record[f"{part}_path"].decode(), record[f"{part}_state"].decode()
             if not path:
                 break
-            if not os.path.exists(path):
-                raise RasterError(f"{path}: no such file; it was there when it was indexed. Build the index again.")
-            if _state(path) != state:
-                raise RasterError(
-                    f"{path}: changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
-                )
-            headers.append(_header(path, json.loads(record[f"{part}_header"])))
+            with skipping(on_skip):
+                _check_unchanged(path, state)
+                headers.append(_header(path, json.loads(record[f"{part}_header"])))
         if len(headers) == 2:
             yield record["scene_id"].decode(), headers
+
+
+def _check_unchanged(path: str, state: str) -> None:
+    if not os.path.exists(path):
+        raise RasterError(f"{path}: no such file; it was there when it was indexed. Build the index again.")
+    if _state(path) != state:
+        raise RasterError(
+            f"{path}: changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
+        )
 
 
 def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, list[Header]]]:

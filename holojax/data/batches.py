@@ -1,0 +1,182 @@
+"""What one process holds of a batch, in the host's memory: read region by region, in threads or worker processes."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from holojax.data.augment import Augment, draw_view
+from holojax.data.classes import IGNORE
+from holojax.data.geometry import View, Warp
+from holojax.data.order import Order, Pick
+from holojax.data.photometry import shade_arrays
+from holojax.data.scenes import OnSkip, skipping
+from holojax.parallel import RegionGrid, Window
+
+Look = tuple[Any, View | Warp]
+"""A scene (with `.size`, `.image`, `.label`), and how it is seen."""
+
+SKIPPED = "skipped"
+"""Entry of a host's batch: what could not be read, a line each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The batches of a training run: views of scenes, drawn; `looks(step)` is batch number `step`."""
+
+    dataset: Any
+    order: Order
+    batch: int
+    canvas: tuple[int, int]
+    window: tuple[int, int] | None
+    augment: Augment
+
+    def looks(self, step: int, on_skip: OnSkip | None = None) -> tuple[list[Look], tuple[int, int]]:
+        """Return scenes and views of a batch, and the canvas that they are laid on."""
+        return [self._look(self.order.pick(step * self.batch + n), on_skip) for n in range(self.batch)], self.canvas
+
+    def _look(self, pick: Pick, on_skip: OnSkip | None) -> Look:
+        scene = self.dataset.scene(pick.index)
+        settings = dict(size=scene.size, window=self.window, bands=len(scene.image.bands), point=pick.point)
+        if self.augment.class_share < 1 and self.window is not None:
+            with skipping(on_skip), scene.label.session() as read_label:
+                rng = np.random.default_rng(pick.key)
+                return scene, draw_view(self.augment, rng, read_label=read_label, **settings)
+        return scene, draw_view(self.augment, np.random.default_rng(pick.key), **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Batches that are all known: the views of each, and its canvas."""
+
+    groups: Sequence[tuple[list[Look], tuple[int, int]]]
+
+    def looks(self, step: int, on_skip: OnSkip | None = None) -> tuple[list[Look], tuple[int, int]]:
+        """Return scenes and views of a batch, and the canvas that they are laid on."""
+        del on_skip  # nothing is read
+        return self.groups[step]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatches:
+    """This process's share of batches, by number: a source for `grain`.
+
+    Batch number `start + i` is a dict of arrays: image `[n h w c]` in the file's dtype (float64 as float32), label
+    uint8 and valid bool `[n h w]`, an entry for each of the `n` pairs (scene, region) in `own`; `[b]` arrays of
+    `photometry.KINDS` for all scenes; and `SKIPPED`, lines of text.
+
+    Attributes:
+        plan: says which views a batch holds.
+        grid: cuts the canvas.
+        own: pairs (scene, region) that are read, sorted.
+        start, count: number of the first batch, and how many there are.
+        skip: what cannot be read is not valid, and its labels are ignored, instead of ending in an error.
+    """
+
+    plan: Draws | Listed
+    grid: RegionGrid
+    own: tuple[tuple[int, int], ...]
+    start: int = 0
+    count: int = sys.maxsize // 2
+    skip: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        failures: list[str] = []
+        on_skip = failures.append if self.skip else None
+        looks, canvas = self.plan.looks(self.start + number, on_skip)
+        h, w = self.grid.region_size(*canvas)
+        first = looks[0][0].image
+        dtype = np.dtype(np.float32) if first.dtype == np.float64 else first.dtype  # which JAX would cut in any case
+        shape = (len(self.own), h, w)
+        out: dict[str, Any] = {
+            "image": np.zeros((*shape, len(first.bands)), dtype),
+            "label": np.full(shape, IGNORE, np.uint8),
+            "valid": np.zeros(shape, bool),
+        }
+        for slot, (scene, view) in enumerate(looks):
+            pairs = [(at, region) for at, (own_slot, region) in enumerate(self.own) if own_slot == slot]
+            windows = [(at, _clip(self.grid.window(region, *canvas), view.size)) for at, region in pairs]
+            for at, seen in _see(scene, view, [pair for pair in windows if min(pair[1][2:]) > 0], on_skip):
+                for name, pixels in zip(("image", "valid", "label"), seen, strict=True):
+                    out[name][at, : pixels.shape[0], : pixels.shape[1]] = pixels
+        return out | shade_arrays([view.shade for _, view in looks]) | {SKIPPED: "\n".join(failures)}
+
+
+def _see(
+    scene: Any, view: View | Warp, windows: Sequence[tuple[int, Window]], on_skip: OnSkip | None
+) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """Yield what is seen in each window; with `on_skip`, those that cannot be read are left out."""
+    if not windows:
+        return
+    with skipping(on_skip), scene.image.session() as read_image, scene.label.session() as read_label:
+        for at, window in windows:
+            with skipping(on_skip):
+                yield at, view.look(window, read_image, read_label)
+
+
+def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> Iterator[dict[str, Any]]:
+    """Read batches ahead and yield them in order; close the iterator to stop early.
+
+    Args:
+        source: of the batches.
+        prefetch: batches that are read side by side and wait, at least 1.
+        workers: processes that read, each `prefetch / workers` batches, at least one, ahead; 0: threads of this one.
+
+    Raises:
+        RasterError, LabelError: a file turns out to be damaged.
+    """
+    ahead = max(prefetch, 1)
+    dataset = grain.MapDataset.source(source)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain's workers are told its flags, which only commands parse
+            flags.FLAGS.mark_as_parsed()
+        each = max(ahead // workers, 1)
+        reading = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        reading = reading.mp_prefetch(options, worker_init_fn=_settle)
+    else:
+        reading = dataset.to_iter_dataset(grain.ReadOptions(num_threads=min(ahead, 16), prefetch_buffer_size=ahead))
+    batches = _read(reading, shared=workers > 0)
+    atexit.register(_close, weakref.ref(batches))  # before the interpreter takes apart what closing needs
+    return batches
+
+
+def _read(reading: grain.IterDataset, shared: bool) -> Iterator[dict[str, Any]]:
+    with contextlib.closing(iter(reading)) as batches:
+        for batch in batches:
+            # A worker's arrays lie in memory that both share until they are dropped; JAX may keep what it is given.
+            yield (
+                {name: np.array(x) if isinstance(x, np.ndarray) else x for name, x in batch.items()}
+                if shared
+                else batch
+            )
+
+
+def _close(reference: weakref.ref) -> None:
+    if (batches := reference()) is not None:
+        batches.close()
+
+
+def _settle(number: int, count: int) -> None:
+    """Keep a worker process, which computes nothing with JAX, off the accelerators."""
+    del number, count
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _clip(window: Window, size: tuple[int, int]) -> Window:
+    """Cut a window of the canvas to the view, which may be smaller."""
+    top, left = min(window.top, size[0]), min(window.left, size[1])
+    return Window(top, left, min(window.height, size[0] - top), min(window.width, size[1] - left))
