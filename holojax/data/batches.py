@@ -7,10 +7,9 @@ import contextlib
 import dataclasses
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from absl import flags
@@ -138,6 +137,8 @@ def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> It
     Raises:
         RasterError, LabelError: a file turns out to be damaged.
     """
+    import grain  # takes half a second, and predicting needs none
+
     ahead = max(prefetch, 1)
     dataset = grain.MapDataset.source(source)
     if workers:
@@ -154,7 +155,7 @@ def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> It
     return batches
 
 
-def _read(reading: grain.IterDataset, shared: bool) -> Iterator[dict[str, Any]]:
+def _read(reading: Iterable[dict[str, Any]], shared: bool) -> Iterator[dict[str, Any]]:
     with contextlib.closing(iter(reading)) as batches:
         for batch in batches:
             # A worker's arrays lie in memory that both share until they are dropped; JAX may keep what it is given.
