@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window as RasterWindow
 
-from holojax.data.blocks import BlockRaster, Raster
+from holojax.data.blocks import BlockRaster, Raster, is_lossy
 from holojax.data.raster import SUFFIXES, failures_named, gdal_path, open_raster
 from holojax.errors import RasterError
 
@@ -34,13 +34,16 @@ class Header:
     meanings: tuple[ColorInterp, ...]
     crs: CRS | None
     transform: rasterio.Affine
+    lossy: bool = False
+    driver: str = ""
 
     @classmethod
     def read(cls, path: str) -> Header:
         """Read the header of a raster. Raises RasterError: it is missing or unreadable."""
         with open_raster(path) as source:
-            return cls(path, (source.height, source.width), tuple(source.dtypes), tuple(source.nodatavals),
-                       tuple(source.colorinterp), source.crs, source.transform)  # fmt: skip
+            size, dtypes, nodata = (source.height, source.width), tuple(source.dtypes), tuple(source.nodatavals)
+            meanings, place = tuple(source.colorinterp), (source.crs, source.transform)
+            return cls(path, size, dtypes, nodata, meanings, *place, is_lossy(source), source.driver)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +124,7 @@ def check_grid(first: Header, other: Header) -> None:
         RasterError: names both files and the difference.
     """
     pairs = {"size (height, width)": (first.size, other.size), "CRS": (first.crs, other.crs)}
-    maps = [np.reshape(tuple(each.transform)[:6], (2, 3)) for each in (first, other)]
-    corners = np.array([[0, first.size[1], 0], [0, 0, first.size[0]], [1, 1, 1]])
-    if np.abs((maps[0] - maps[1]) @ corners).max() > 1e-3 * np.abs(maps[0][:, :2]).max():
+    if shift(first.transform, other.transform, first.size) > 1e-3:
         pairs["transform"] = tuple(first.transform)[:6], tuple(other.transform)[:6]
     for what, (expected, found) in pairs.items():
         if expected != found:
@@ -131,6 +132,13 @@ def check_grid(first: Header, other: Header) -> None:
                 f"{other.path}: expected the {what} of {first.path}, {expected}, found {found}. The files of a scene "
                 f"share one grid; resample them to it."
             )
+
+
+def shift(first: rasterio.Affine, other: rasterio.Affine, size: tuple[int, int]) -> float:
+    """Return how far, in pixels, a transform lays a raster of `size` from where another does: at its worst corner."""
+    maps = [np.reshape(tuple(each)[:6], (2, 3)) for each in (first, other)]
+    corners = np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
+    return float(np.abs((maps[0] - maps[1]) @ corners).max() / np.abs(maps[0][:, :2]).max())
 
 
 def pick_bands(name: str, meanings: Sequence[ColorInterp], bands: Sequence[int] | None) -> tuple[int, ...]:

@@ -82,13 +82,24 @@ def describe(source: rasterio.DatasetReader) -> dict[str, Any]:
         nodata=[None if value is None else float(value) for value in source.nodatavals],
         colorinterp=[meaning.name for meaning in source.colorinterp],
         mask_flags=[[flag.name for flag in flags] for flags in source.mask_flag_enums],
+        lossy=is_lossy(source),
     )
+
+
+def is_lossy(source: Raster) -> bool:
+    """Tell whether a raster was compressed with loss, so that values near edges are not those that were written."""
+    if isinstance(source, BlockRaster):
+        return source.lossy
+    facts = source.tags(ns="IMAGE_STRUCTURE")
+    kind, lossless = facts.get("COMPRESSION", ""), facts.get("COMPRESSION_REVERSIBILITY", "LOSSLESS")
+    return kind in ("JPEG", "YCbCr JPEG") or lossless.startswith("LOSSY")  # "JPEG2000" has both ways
 
 
 def read_blocks(source: rasterio.DatasetReader, codec: str, side: int = SIDE) -> Iterator[list[dict[str, Any]]]:
     """Read a raster once, a row of blocks at a time, and yield the records of each row's blocks.
 
-    A record holds `row`, `col`, the encoded `pixels`, and the `mask` where not all pixels are valid for GDAL.
+    A record holds `row`, `col`, the encoded `pixels`, the `mask` where not all pixels are valid for GDAL, and the
+    checksum `crc` of both: no codec has one that GDAL looks at, and bits that changed would be read in silence.
     """
     dtype = np.result_type(*source.dtypes)
     masked = any(MaskFlags.all_valid not in flags for flags in source.mask_flag_enums)
@@ -101,21 +112,25 @@ def read_blocks(source: rasterio.DatasetReader, codec: str, side: int = SIDE) ->
             inside = np.s_[:, area.col_off : area.col_off + area.width]
             hidden = mask is not None and not mask[inside].all()
             packed = zlib.compress(np.packbits(mask[inside]).tobytes()) if hidden else b""
-            block = np.ascontiguousarray(pixels[:, *inside])
-            records.append(dict(row=top // side + row, col=col, pixels=encode(block, codec), mask=packed))
+            block = encode(np.ascontiguousarray(pixels[:, *inside]), codec)
+            place = dict(row=top // side + row, col=col)
+            records.append(dict(place, pixels=block, mask=packed, crc=_checksum(block, packed)))
         yield records
 
 
 class BlockRaster:
     """A raster that lies in records, with those attributes and methods of a rasterio dataset that readers use.
 
-    For one thread, like any dataset; it keeps the records of the last window, since the next one often shares some.
+    `records` are mappings; none is looked at before it is needed. For one thread, like any dataset; it keeps the
+    records of the last window, since the next one often shares some.
 
     Attributes:
         reads: records fetched so far.
     """
 
-    def __init__(self, name: str, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    driver = "blocks"
+
+    def __init__(self, name: str, records: Sequence, facts: Mapping[str, Any]) -> None:
         self.name = name
         self.reads = 0
         self._records, self._facts = records, facts
@@ -130,6 +145,7 @@ class BlockRaster:
         self.nodata = self.nodatavals[0]
         self.colorinterp = tuple(ColorInterp[name] for name in facts["colorinterp"])
         self.mask_flag_enums = tuple([MaskFlags[name] for name in flags] for flags in facts["mask_flags"])
+        self.lossy = facts.get("lossy", False)
 
     def read(
         self,
@@ -143,7 +159,7 @@ class BlockRaster:
         With an `out_shape` (its last two entries are rows and columns) pixels are picked as GDAL's nearest does.
 
         Raises:
-            RasterError: a record is not the block that should be there. rasterio's errors: it is damaged.
+            RasterError: a record is not the block that should be there, or is damaged.
         """
         single = isinstance(indexes, int | np.integer)
         picked = [indexes] if single else list(indexes or range(1, self.count + 1))
@@ -206,15 +222,31 @@ class BlockRaster:
 
     def _record(self, number: int, row: int, col: int) -> Mapping[str, Any]:
         if number not in self._held:
-            record = self._records[self._facts["first"] + number]
+            try:
+                record = self._records[self._facts["first"] + number]
+            except (RuntimeError, ValueError, IndexError, OSError) as error:  # array_record has none of its own
+                raise RasterError(
+                    f"{self.name}: block {row}, {col} cannot be read ({error}): the record is damaged. Copy the folder "
+                    f"again, or build it again."
+                ) from error
             self.reads += 1
             if (record["row"], record["col"]) != (row, col):
                 raise RasterError(
                     f"{self.name}: expected block {row}, {col}, found {record['row']}, {record['col']}. The records "
                     f"and their table do not fit; build the blocks again."
                 )
+            if record.get("crc") not in (None, _checksum(record["pixels"], record["mask"])):  # None: built before 1.1.0
+                side = self._facts["side"]
+                raise RasterError(
+                    f"{self.name}: block {row}, {col} (rows from {row * side}, columns from {col * side}) has another "
+                    f"checksum than it was written with: it is damaged. Copy the folder again, or build it again."
+                )
             self._held[number] = record
         return self._held[number]
+
+
+def _checksum(pixels: bytes, mask: bytes) -> int:
+    return zlib.crc32(mask, zlib.crc32(pixels))
 
 
 Raster = rasterio.DatasetReader | BlockRaster

@@ -44,24 +44,30 @@ class Coding:
         """Number of bands that a label file has."""
         return 3 if self.colours else 1
 
+    def codes(self, bands: Shaped[np.ndarray, "c h w"]) -> Shaped[np.ndarray, "h w"]:
+        """Return what each pixel says: a raw label value, or its colour as a number (see `pack`)."""
+        if not self.colours:
+            return bands[0] if self.above is None else (bands[0] > self.above).astype(np.uint8)
+        if self.threshold:
+            bands = np.where(bands >= self.threshold, np.uint8(255), np.uint8(0))
+        return pack(bands[:3])
+
     def decode(self, bands: Shaped[np.ndarray, "c h w"], path: str, window: Window) -> Shaped[np.ndarray, "h w"]:
         """Turn the pixels of a window into raw label values.
 
         Raises:
             LabelError: a colour is not in the table; names the file, the colour and its place in the scene.
         """
+        packed = self.codes(bands)
         if not self.colours:
-            return bands[0] if self.above is None else (bands[0] > self.above).astype(np.uint8)
-        if self.threshold:
-            bands = np.where(bands >= self.threshold, np.uint8(255), np.uint8(0))
-        packed = _pack(bands)
-        known = _pack(np.array(self.colours, np.uint8).T)
+            return packed
+        known = pack(np.array(self.colours, np.uint8).T)
         order = np.argsort(known)
         place = np.minimum(np.searchsorted(known[order], packed), len(known) - 1)
         found = known[order][place] == packed
         if not found.all():
             row, col = np.unravel_index(int(np.argmin(found)), found.shape)
-            colour = tuple(int(value) for value in bands[:, row, col])
+            colour = unpack(int(packed[row, col]))
             raise LabelError(
                 f"{path}: colour {colour} at row {window.top + row}, column {window.left + col}, the first of "
                 f"{np.count_nonzero(~found):,} such pixels of {found.size:,}, is not in the palette "
@@ -73,6 +79,12 @@ class Coding:
 NUMBERS = Coding()
 
 
-def _pack(bands: Shaped[np.ndarray, "c ..."]) -> np.ndarray:
-    red, green, blue = bands.astype(np.uint32)
+def pack(colours: Shaped[np.ndarray, "3 ..."]) -> np.ndarray:
+    """Write colours as numbers, uint32: 0xRRGGBB."""
+    red, green, blue = colours.astype(np.uint32)
     return red << 16 | green << 8 | blue
+
+
+def unpack(number: int) -> Colour:
+    """Return the colour that `pack` wrote as a number."""
+    return number >> 16, number >> 8 & 255, number & 255

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+import rasterio
+import rasterio.crs
 from jaxtyping import Shaped, UInt8
 from rasterio.windows import Window as RasterWindow
 
@@ -32,6 +34,7 @@ class LabelReader:
         height, width: pixels.
         table: raw value -> class 0..K-1 or 255 (ignore), sorted by raw value.
         coding: how the file writes raw values: as numbers, or as colours.
+        crs, transform: of the file; None where it has none.
     """
 
     path: str
@@ -39,6 +42,8 @@ class LabelReader:
     width: int
     table: tuple[tuple[int, int], ...]
     coding: Coding = NUMBERS
+    crs: rasterio.crs.CRS | None = None
+    transform: rasterio.Affine | None = None
 
     @classmethod
     def open(
@@ -60,7 +65,8 @@ class LabelReader:
 
         Raises:
             RasterError: the file is missing or unreadable.
-            LabelError: it has another number of bands than its coding, or values that are no integers.
+            LabelError: it has another number of bands than its coding, values that are no integers, or was
+                compressed with loss.
             ConfigError: the map leads to a class that does not exist.
         """
         path = os.fspath(path)
@@ -74,6 +80,11 @@ class LabelReader:
             )
         if np.dtype(dtype).kind not in "ui":
             raise LabelError(f"{path}: expected integer class numbers, found {dtype}. Convert it.")
+        if header.lossy and not coding.threshold:
+            raise LabelError(
+                f"{path}: expected a label without loss, but it is compressed as JPEG or the like, and values at edges "
+                f"are not those that were drawn. Make it again from its original as PNG or GeoTIFF (deflate)."
+            )
         table = {int(ignore): IGNORE}
         if nodata is not None and float(nodata).is_integer() and coding == NUMBERS:
             table[int(nodata)] = IGNORE
@@ -81,7 +92,13 @@ class LabelReader:
             label_map = {value: value for value in range(classes) if value not in table}
         table |= label_map
         _check_targets(table, classes)
-        return cls(path, *header.size, tuple(sorted(table.items())), coding)
+        transform = None if header.transform.is_identity else header.transform
+        return cls(path, *header.size, tuple(sorted(table.items())), coding, header.crs, transform)
+
+    @property
+    def known(self) -> str:
+        """The raw values in the table, for people: `0..3, 255`."""
+        return _list(np.array([value for value, _ in self.table], np.int64))
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., np.ndarray]]:
@@ -140,7 +157,7 @@ class LabelReader:
             raise LabelError(
                 f"{self.path}: label value {raw[row, col]} at row {window.top + row}, column {window.left + col}, the "
                 f"first of {np.count_nonzero(~known):,} such pixels of {known.size:,}, is not in the class table "
-                f"(known: {_list(values)}). Correct the file, raise model.classes, or map the value in "
+                f"(known: {self.known}). Correct the file, raise model.classes, or map the value in "
                 f"data.label_map (to 255 to ignore it)."
             )
         return labels

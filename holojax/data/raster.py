@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -49,6 +51,30 @@ SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg")  # of files that a
 SCHEMES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 _ON_THE_NET = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs", "/vsiwebhdfs")
 _QUIET = ("ignore", None, NotGeoreferencedWarning, None, 0)
+
+
+class _Damage(logging.Handler):
+    """Remembers, for each thread, when GDAL only warns of damage and makes pixels up; rasterio logs what GDAL says."""
+
+    WORDS = ("Corrupt JPEG data", "PackBitsDecode", "LZWDecode", "Premature end")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._heard = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if any(word in text for word in self.WORDS):
+            self._heard.text = text.rpartition("CPLE_AppDefined:")[2]
+
+    def take(self) -> str:
+        text, self._heard.text = getattr(self._heard, "text", ""), ""
+        return text
+
+
+_damage = _Damage()
+logging.getLogger("rasterio").addHandler(_damage)
+logging.getLogger("rasterio").setLevel(logging.WARNING)  # its warnings must come here whatever level the root has
 
 
 def gdal_path(path: str | os.PathLike[str]) -> str:
@@ -123,13 +149,17 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
 
 @contextlib.contextmanager
 def failures_named(path: str) -> Iterator[None]:
-    """Turn rasterio's errors into a RasterError that names the raster and says what to do.
+    """Turn rasterio's errors, and warnings of damage, into a RasterError that names the raster and says what to do.
 
     `open_raster` does it for all that happens inside; where several rasters are open at once, it cannot know which one
     failed, and each read is wrapped by itself.
     """
+    _damage.take()  # of a read that nobody asked about
     try:
         yield
+        warned = _damage.take()
+        if warned:
+            raise RasterioError(warned)
     except RasterioError as error:
         cause, name = error.__cause__ or error, gdal_path(path)
         if is_remote(path):
@@ -139,6 +169,10 @@ def failures_named(path: str) -> Iterator[None]:
             ) from error
         if not name.startswith("/vsi") and not path.startswith(SCHEME) and not os.path.exists(name):
             raise RasterError(f"{path}: no such file. Check the path and that the data are in place.") from error
+        if os.path.exists(name) and not os.access(name, os.R_OK):
+            raise RasterError(
+                f"{path}: may not be read (permission denied); say chmod u+r, or ask its owner."
+            ) from error
         raise RasterError(
             f"{path}: expected a readable raster, but GDAL says: {cause}. The file is damaged, cut short or "
             f"of a kind that GDAL does not read; copy or download it again."

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from absl import logging
+from rasterio.crs import CRS
 
-from holojax.data.bands import Header, Paths, is_raster, list_files
+from holojax.data.bands import Header, Paths, is_raster, list_files, shift
 from holojax.data.cache import cached, wants_cache
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.coding import NUMBERS, Coding
@@ -71,7 +72,7 @@ class RasterScenes(Sequence):
     Raises:
         RasterError: a file is missing or unreadable, or an image has other bands or another dtype than the
             first; or no scene is left.
-        LabelError: a label has another size than its image, or is no raster of class numbers.
+        LabelError: a label has another size than its image, lies elsewhere, or is no raster of class numbers.
         ConfigError: the label map leads to a class that does not exist.
     """
 
@@ -178,7 +179,7 @@ def find_pairs(folder: str | os.PathLike[str], split: str, on_skip: OnSkip | Non
             more = f" (and {len(alone) - 1} more)" if len(alone) > 1 and on_skip is None else ""
             with skipping(on_skip):
                 raise RasterError(
-                    f"{found[name]} has no {kind}{more}. Expected {LAYOUT} in {folder}; add the missing file "
+                    f"{found[name]}: has no {kind}{more}. Expected {LAYOUT} in {folder}; add the missing file "
                     f"or remove this one."
                 )
     return [(images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
@@ -197,7 +198,7 @@ def _files(root: Path, names: Sequence[str], on_skip: OnSkip | None = None) -> d
         name = path.name if bands else path.stem
         with skipping(on_skip):
             if name in found:
-                raise RasterError(f"{path} and {found[name].name} share a name; keep one of them.")
+                raise RasterError(f"{path}: shares its name with {found[name].name}; keep one of them.")
             found[name] = path
     if not found:
         raise RasterError(f"{here}: no rasters ({', '.join(SUFFIXES)}) here. Expected {LAYOUT} in {root.parent}.")
@@ -210,12 +211,41 @@ def _check_pair(image: SceneReader, label: LabelReader, first: SceneReader) -> N
             f"{label.path}: expected {image.height} x {image.width} pixels (height x width) as its image "
             f"{image.path}, found {label.height} x {label.width}. Resample or replace the label."
         )
+    elsewhere = misplaced(label, image)
+    if elsewhere:
+        raise LabelError(f"{label.path}: {elsewhere}")
     if len(image.bands) != len(first.bands) or image.dtype != first.dtype:
         raise RasterError(
             f"{image.path}: expected {len(first.bands)} band(s) of {first.dtype} as in {first.path}, found "
             f"{len(image.bands)} of {image.dtype}. Convert the file, or pick bands that all files have "
             f"(data.bands)."
         )
+
+
+def misplaced(label: LabelReader, image: SceneReader) -> str:
+    """Say how a label of the right size lies elsewhere than its image and what to do, "" where it does not.
+
+    Only files that both say where they lie are compared; a tenth of a pixel is allowed for rounding.
+    """
+    if label.crs is not None and image.crs is not None and label.crs != image.crs:
+        return (
+            f"expected the CRS of its image {image.path}, {_short(image.crs)}, found {_short(label.crs)}. Warp the "
+            f"label to its image's grid, or correct the CRS."
+        )
+    if label.transform is None or image.transform.is_identity:
+        return ""
+    away = shift(image.transform, label.transform, (image.height, image.width))
+    if away <= 0.1:
+        return ""
+    return (
+        f"lies up to {away:,.1f} pixels away from its image {image.path}: expected the transform "
+        f"{tuple(image.transform)[:6]}, found {tuple(label.transform)[:6]}. Warp the label to its image's grid, or "
+        f"correct the transform."
+    )
+
+
+def _short(crs: CRS) -> str:
+    return crs.to_string()[:60]
 
 
 def _numbers(label_map: Mapping) -> dict[int, int]:

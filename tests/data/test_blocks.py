@@ -149,7 +149,15 @@ def test_a_damaged_or_misplaced_block_is_named_and_never_read_silently(tiff, rng
         facts = dict(describe(source), first=0, side=SIDE)
     with pytest.raises(RasterError, match=r"blocks://x: expected block 0, 1, found 1, 0"):
         BlockRaster("blocks://x", [records[0], *records[2:]], facts).read()
-    records[1] = dict(records[1], pixels=records[1]["pixels"][:200])
+    sound, bits = records[1], bytearray(records[1]["pixels"])
+    bits[-9] ^= 1  # GDAL reads this in silence
+    records[1] = dict(sound, pixels=bytes(bits))
+    with pytest.raises(RasterError, match=r"blocks://x: block 0, 1 \(rows from 0, columns from 16\) .*checksum"):
+        BlockRaster("blocks://x", records, facts).read()
+    del sound["crc"]  # written before there were checksums
+    records[1] = sound
+    BlockRaster("blocks://x", records, facts).read()
+    records[1] = dict(sound, pixels=sound["pixels"][:200])
     with pytest.raises(rasterio.errors.RasterioError):
         BlockRaster("blocks://x", records, facts).read()
 

@@ -130,21 +130,21 @@ def test_index_and_blocks_give_the_same_bytes(stand_in, tmp_path, monkeypatch, n
 @pytest.mark.parametrize(
     ("name", "gone", "named"),
     [
-        ("glh_water", ["train/label/00.png", "val/img/00.jpg"], ["train/img/00.jpg has no label",
-                                                                 "val/label/00.png has no image"]),
+        ("glh_water", ["train/label/00.png", "val/img/00.jpg"], ["train/img/00.jpg: has no label",
+                                                                 "val/label/00.png: has no image"]),
         ("uavid", ["train/seq1/Labels/000000.png", "valid/seq16/Labels/000100.png"],
-         ["seq1/Images/000000.png has no label", "seq16/Images/000100.png has no label"]),
-        ("deepglobe", ["train/606_mask.png"], ["606_sat.jpg has no label", "train.txt: 606 is in the list"]),
+         ["seq1/Images/000000.png: has no label", "seq16/Images/000100.png: has no label"]),
+        ("deepglobe", ["train/606_mask.png"], ["606_sat.jpg: has no label", "train.txt: 606 is in the list"]),
         ("fbp", ["Image__8bit_NirRGB/GF2_PMS0__L1A0000-MSS0.tif"],
-         ["MSS0_24label.png has no image", "train.txt: GF2_PMS0"]),
+         ["MSS0_24label.png: has no image", "train.txt: GF2_PMS0"]),
         ("whu_ohs", ["tr/label/S1_0001.tif", "ts/image/S1_0003.tif"],
          ["S1_0001.tif has no label", "S1_0003.tif has no image"]),
         ("synapse", ["label/label0005.nii.gz"], ["img0005.nii.gz has no label"]),
         ("isic", ["ISIC2018_Task1_Training_GroundTruth/ISIC_0080001_segmentation.png"],
-         ["ISIC_0080001.jpg has no label"]),
+         ["ISIC_0080001.jpg: has no label"]),
         ("crag", ["test/Annotations/test_1.png", "train/Images/train_2.png"],
-         ["test_1.png has no label", "train_2.png has no image"]),
-        ("guangdong", ["val/image/scene_0.tif"], ["scene_0.png has no image"]),
+         ["test_1.png: has no label", "train_2.png: has no image"]),
+        ("guangdong", ["val/image/scene_0.tif"], ["scene_0.png: has no image"]),
         ("wuhan", ["classes.json"], ["classes.json: no such file"]),
     ],
 )  # fmt: skip
@@ -177,8 +177,9 @@ def test_an_incomplete_set_is_not_built_and_counts_are_named(stand_in, tmp_path)
 def test_two_files_of_one_scene_are_refused(stand_in, tmp_path):
     folder = shutil.copytree(stand_in("glh_water"), tmp_path / "set")
     shutil.copy(folder / "train/label/00.png", folder / "train/img/00.png")
-    with pytest.raises(RasterError, match=r"00\.png and 00\.jpg are both scene 00|00\.jpg and 00\.png are both"):
-        survey(SETS["glh_water"], folder)
+    with pytest.raises(RasterError, match=r"img/00\.png: is scene 00 as well as 00\.jpg"):
+        open_set(SETS["glh_water"], folder, "train")
+    assert len(survey(SETS["glh_water"], folder).scenes["train"]) == 2  # the others are still found
 
 
 def test_suffixes_may_be_written_large_and_other_files_may_lie_there(stand_in, tmp_path):

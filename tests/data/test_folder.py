@@ -34,7 +34,7 @@ def test_a_list_of_pairs_and_a_class_table_do_as_well(tiff):
 def test_a_missing_partner_is_named(scene_folder, gone, kind):
     root = scene_folder([(5, 5), (5, 5)])
     (root / "train" / gone / "s1.tif").unlink()
-    with pytest.raises(RasterError, match=rf"s1\.tif has no {kind}\. Expected \{{split\}}/\{{image,label\}}"):
+    with pytest.raises(RasterError, match=rf"s1\.tif: has no {kind}\. Expected \{{split\}}/\{{image,label\}}"):
         RasterScenes.from_folder(root, "train", classes=4)
 
 
@@ -51,7 +51,7 @@ def test_a_missing_split_and_an_empty_folder_say_what_is_expected(scene_folder):
 def test_two_files_of_one_name_are_refused(scene_folder):
     root = scene_folder([(5, 5)])
     shutil.copy(root / "train/image/s0.tif", root / "train/image/s0.tiff")
-    with pytest.raises(RasterError, match="share a name"):
+    with pytest.raises(RasterError, match=r"s0\.tiff: shares its name with s0\.tif"):
         RasterScenes.from_folder(root, "train", classes=4)
 
 

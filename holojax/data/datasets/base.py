@@ -7,6 +7,7 @@ where, and `verify` names all that is missing at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -28,6 +29,9 @@ ALL = "all"
 
 CLASSES_FILE = "classes.json"
 """Table of the classes, where the set itself does not say what they are."""
+
+_Found = tuple[dict[str, Path], dict[str, Path]]
+"""Images and labels by scene name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +175,8 @@ def survey(facts: SceneSet, folder: str | os.PathLike[str]) -> Survey:
         root = facts.prepare(root)
     missing: list[str] = []
     for files in facts.files:
-        found = _folders(facts, root, files) if files.split_by_folder else {ALL: _find(root, files, "")}
+        find = functools.partial(_find, root, files, missing)
+        found = _folders(facts, find) if files.split_by_folder else {ALL: find("")}
         if any(images or labels for images, labels in found.values()):
             break
     else:
@@ -179,8 +184,8 @@ def survey(facts: SceneSet, folder: str | os.PathLike[str]) -> Survey:
     scenes = {}
     for split, (images, labels) in found.items():
         labelled = split not in facts.unlabelled or bool(labels)
-        missing += [f"{images[name]} has no label" for name in sorted(images.keys() - labels.keys()) if labelled]
-        missing += [f"{labels[name]} has no image" for name in sorted(labels.keys() - images.keys())]
+        missing += [f"{images[name]}: has no label" for name in sorted(images.keys() - labels.keys()) if labelled]
+        missing += [f"{labels[name]}: has no image" for name in sorted(labels.keys() - images.keys())]
         both = sorted(images.keys() & labels.keys() if labelled else images.keys())
         scenes[split] = tuple(SceneFiles(name, images[name], labels.get(name)) for name in both)
     if not files.split_by_folder:
@@ -260,19 +265,20 @@ def _incomplete(facts: SceneSet, folder: str | os.PathLike[str], lines: list[str
     )
 
 
-def _folders(facts: SceneSet, root: Path, files: Files) -> dict[str, tuple[dict[str, Path], dict[str, Path]]]:
+def _folders(facts: SceneSet, find: Callable[[str], _Found]) -> dict[str, _Found]:
     """Return images and labels of every split, by scene name."""
     found = {}
     for split, folders in facts.splits.items():
         for theirs in folders:
-            images, labels = _find(root, files, theirs)
+            images, labels = find(theirs)
             if images or labels:
                 found[split] = images, labels
                 break
     return found
 
 
-def _find(root: Path, files: Files, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
+def _find(root: Path, files: Files, missing: list[str], split: str) -> _Found:
+    """Return images and labels of a split's folder by scene name; two files of one name are put into `missing`."""
     parts = []
     for patterns in (files.images, files.labels):
         here: dict[str, Path] = {}
@@ -281,8 +287,9 @@ def _find(root: Path, files: Files, split: str) -> tuple[dict[str, Path], dict[s
             if name is None or path.name.startswith(".") or here.get(name) == path:
                 continue
             if name in here:
-                raise RasterError(f"{path} and {here[name].name} are both scene {name}; keep one of them.")
-            here[name] = path
+                missing.append(f"{path}: is scene {name} as well as {here[name].name}; keep one of them")
+            else:
+                here[name] = path
         parts.append(here)
     return parts[0], parts[1]
 

@@ -46,7 +46,8 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     FACTS: ClassVar[SceneSet]
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {"1.1.0": "Blocks have checksums."}
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=INDEX, description="Paths, sizes and places of the scenes."),
         tfds.core.BuilderConfig(name=BLOCKS, description=f"Pixels as encoded blocks of {SIDE} x {SIDE}."),
@@ -119,7 +120,7 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     """Open the labelled scenes of a split of a data set that was built, as `index` or as `blocks`.
 
     Both give the same pixels and labels; no file is opened before its pixels are read. `folder` is the builder's
-    (`.../fbp/index/1.0.0`); `settings` are those of `RasterScenes` and replace the set's own.
+    (`.../fbp/index/1.1.0`); `settings` are those of `RasterScenes` and replace the set's own.
 
     Raises:
         RasterError: nothing was built there, the split does not exist, or a file changed since it was indexed.
@@ -130,7 +131,7 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     built = tfds.builder_from_directory(root)
     if split not in built.info.splits:
         raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
-    table = json.loads((root / "metadata.json").read_text())
+    table = read_table(root)
     found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split, settings.get("on_skip")))
     if not found:
         raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
@@ -188,7 +189,7 @@ def _block_features() -> tfds.features.FeaturesDict:
     data = tfds.features.Tensor(shape=(), dtype=np.object_)  # bytes
     text = tfds.features.Text
     return tfds.features.FeaturesDict(
-        dict(scene=text(), part=text(), row=np.int64, col=np.int64, pixels=data, mask=data)
+        dict(scene=text(), part=text(), row=np.int64, col=np.int64, pixels=data, mask=data, crc=np.int64)
     )
 
 
@@ -244,19 +245,47 @@ def _indexed(built: Any, split: str, on_skip: OnSkip | None = None) -> Iterator[
             if not path:
                 break
             with skipping(on_skip):
-                _check_unchanged(path, state)
+                changed = _changed(path, state)
+                if changed:
+                    raise RasterError(f"{path}: {changed}")
                 headers.append(_header(path, json.loads(record[f"{part}_header"])))
         if len(headers) == 2:
             yield record["scene_id"].decode(), headers
 
 
-def _check_unchanged(path: str, state: str) -> None:
+def read_table(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `metadata.json` of a built set. Raises RasterError: it is missing or damaged."""
+    path = Path(folder) / "metadata.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RasterError(f"{path}: expected the table of a built data set ({error}). Build it again.") from error
+
+
+def list_built(folder: str | os.PathLike[str]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Yield the paths ("image", and "label" where there is one) of all built scenes, and what became of them.
+
+    The latter is "" where a file is as it was indexed, else it says what changed; blocks never do.
+    """
+    built, table = tfds.builder_from_directory(folder), read_table(folder)
+    for scene in table["scenes"]:
+        split, name = scene["split"], scene["name"]
+        paths = {part: block_path(folder, part, split, name) for part in (IMAGE, LABEL) if part in scene}
+        yield paths, dict.fromkeys(paths, "")
+    for split in () if table["scenes"] else built.info.splits:
+        for record in built.as_data_source(split=split):
+            paths = {part: record[f"{part}_path"].decode() for part in (IMAGE, LABEL) if record[f"{part}_path"]}
+            changes = {part: _changed(path, record[f"{part}_state"].decode()) for part, path in paths.items()}
+            yield paths, changes
+
+
+def _changed(path: str, state: str) -> str:
+    """Say what became of a file since it was indexed, "" if nothing."""
     if not os.path.exists(path):
-        raise RasterError(f"{path}: no such file; it was there when it was indexed. Build the index again.")
+        return "no such file; it was there when it was indexed. Build the index again."
     if _state(path) != state:
-        raise RasterError(
-            f"{path}: changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
-        )
+        return f"changed since it was indexed ({state} then, {_state(path)} now). Build the index again."
+    return ""
 
 
 def _blocked(root: Path, table: Mapping[str, Any], split: str) -> Iterator[tuple[str, list[Header]]]:
@@ -271,7 +300,8 @@ def _header(path: str, facts: Mapping[str, Any]) -> Header:
     """Make of what `describe` wrote down what `Header.read` would read."""
     meanings = tuple(ColorInterp[name] for name in facts["colorinterp"])
     size, transform = (facts["height"], facts["width"]), rasterio.Affine(*facts["transform"])
-    return Header(path, size, tuple(facts["dtypes"]), tuple(facts["nodata"]), meanings, _crs(facts["crs"]), transform)
+    dtypes, nodata, lossy = tuple(facts["dtypes"]), tuple(facts["nodata"]), facts.get("lossy", False)
+    return Header(path, size, dtypes, nodata, meanings, _crs(facts["crs"]), transform, lossy)
 
 
 @functools.lru_cache(maxsize=256)
