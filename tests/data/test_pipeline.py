@@ -339,7 +339,7 @@ def test_scenes_that_cannot_be_opened_are_left_out_and_listed(scene_folder):
     folder = scene_folder([(24, 24), (24, 24), (24, 24)])
     (folder / "train/image/s0.tif").write_bytes(b"")
     (folder / "train/label/s2.tif").unlink()
-    with pytest.raises(RasterError, match=r"s2\.tif has no label"):
+    with pytest.raises(RasterError, match=r"s2\.tif: has no label"):
         RasterScenes.from_folder(folder, "train", classes=4)
     skipped = Skipped()
     scenes = RasterScenes.from_folder(folder, "train", classes=4, on_skip=skipped)
