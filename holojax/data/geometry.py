@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
+from holojax.data.bilinear import FreeMix, GridMix
 from holojax.data.classes import IGNORE
 from holojax.data.photometry import NEUTRAL, Shade
 from holojax.parallel import Window
@@ -21,10 +22,11 @@ ReadImage = Callable[[Window], tuple[np.ndarray, np.ndarray]]
 ReadLabel = Callable[[Window], np.ndarray]
 Seen = tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]
 
-# Side of what a warp computes at once, pixels. A turned region needs the pixels of a rectangle of up to twice its area;
-# small squares need no more in all than one large one does, and what they are computed with stays in a core's cache:
-# faster than squares of 512 in one sweep on busy cores.
+# Side of what a warp computes at once, pixels: what that is computed with stays in a core's cache.
 BLOCK = 256
+# What a warp reads at once, bytes of pixels: much, since blocks of the file are decoded anew for each read, and little
+# beside a region. A turned square needs the pixels of a rectangle of up to twice its area.
+BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,23 +145,37 @@ class Warp:
         pixels = np.zeros((window.height, window.width, empty.shape[-1]), empty.dtype)
         valid = np.zeros((window.height, window.width), bool)
         labels = np.full((window.height, window.width), IGNORE, np.uint8)
-        for part in _blocks(window):
-            box = self.source(part)
+        for whole in _squares(window, self._side(empty)):
+            box = self.source(whole)
             if not box.height:
                 continue
-            here = (
-                slice(part.top - window.top, part.top - window.top + part.height),
-                slice(part.left - window.left, part.left - window.left + part.width),
-            )
-            rows, cols = np.ix_(
-                np.arange(part.top, part.top + part.height), np.arange(part.left, part.left + part.width)
-            )
-            mix = _Mix.at(*self.positions(rows, cols), box)
             image, inside = read_image(box)
-            valid[here] = mix.nearest(inside)
-            labels[here] = np.where(valid[here], mix.nearest(read_label(box)), np.uint8(IGNORE))
-            pixels[here] = np.where(valid[here][..., None], mix.bilinear(image, inside), 0)
+            classes = read_label(box)
+            for part in _squares(whole, BLOCK):
+                inner = self.source(part)
+                if not inner.height:
+                    continue
+                mix, there, here = self._mix(part, inner), _slices(inner, box), _slices(part, window)
+                known, shown = mix.nearest(inside[there], False), mix.nearest(classes[there], IGNORE)
+                colours = mix.bilinear(image[there], inside[there])
+                if not known.all():
+                    shown, colours = np.where(known, shown, np.uint8(IGNORE)), np.where(known[..., None], colours, 0)
+                valid[here], labels[here], pixels[here] = known, shown, colours
         return pixels, valid, labels
+
+    def _side(self, pixels: Shaped[np.ndarray, "_ _ c"]) -> int:
+        """Return the side of the squares of the view that are read at once, for such pixels."""
+        (a, b), (c, d) = self.matrix
+        area = BYTES / (pixels.shape[-1] * pixels.dtype.itemsize) / abs(a * d - b * c)
+        return max(int(math.sqrt(area)) // BLOCK, 1) * BLOCK
+
+    def _mix(self, part: Window, box: Window) -> GridMix | FreeMix:
+        """Find out what of `box` makes up a part of the view."""
+        rows, cols = np.ix_(np.arange(part.top, part.top + part.height), np.arange(part.left, part.left + part.width))
+        places = self.positions(rows, cols)
+        if 0 in self.matrix[0]:
+            return GridMix.at(places[0].ravel(), places[1].ravel(), box, self.matrix[0][0] == 0)
+        return FreeMix.at(*places, box)
 
     def places(
         self, rows: Int[np.ndarray, "*n"], cols: Int[np.ndarray, "*n"]
@@ -186,69 +202,14 @@ def draw_place(
     return (rows, cols), center
 
 
-def _blocks(window: Window) -> Iterator[Window]:
+def _squares(window: Window, side: int) -> Iterator[Window]:
     bottom, right = window.top + window.height, window.left + window.width
-    for top in range(window.top, bottom, BLOCK):
-        for left in range(window.left, right, BLOCK):
-            yield Window(top, left, min(BLOCK, bottom - top), min(BLOCK, right - left))
+    for top in range(window.top, bottom, side):
+        for left in range(window.left, right, side):
+            yield Window(top, left, min(side, bottom - top), min(side, right - left))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mix:
-    """Which pixels of a rectangle of the file make up those of a view, and with which weights.
-
-    Attributes:
-        width: of the rectangle with its rim: one pixel above and left, two below and right, not valid, that stand for
-            all that lies beyond the file.
-        first: the upper left one of four neighbours, in the flattened rectangle.
-        down, right: how far the place lies from there, 0 to 1.
-    """
-
-    width: int
-    first: Int[np.ndarray, "h w"]
-    down: Float[np.ndarray, "#h #w"]
-    right: Float[np.ndarray, "#h #w"]
-
-    @classmethod
-    def at(cls, down: Float[np.ndarray, "#h #w"], right: Float[np.ndarray, "#h #w"], box: Window) -> _Mix:
-        """Find the neighbours, all of them in `box` or beyond the file, of places in pixels from the file's corner."""
-        # Centres of pixels become whole numbers. What is cut off lies two pixels or more beyond the file.
-        down = np.clip(down - 0.5, box.top - 1, box.top + box.height)
-        right = np.clip(right - 0.5, box.left - 1, box.left + box.width)
-        top, left = np.floor(down), np.floor(right)
-        first = (top - (box.top - 1)).astype(np.intp) * (box.width + 3) + (left - (box.left - 1)).astype(np.intp)
-        return cls(box.width + 3, first, down - top, right - left)
-
-    def nearest(self, values: Shaped[np.ndarray, "rows cols"]) -> Shaped[np.ndarray, "h w"]:
-        """Take the value of the pixel that holds each place; 0 beyond the file."""
-        at = self.first + self.width * (self.down >= 0.5) + (self.right >= 0.5)
-        return np.pad(values, (1, 2)).ravel().take(at)
-
-    def bilinear(
-        self, image: Shaped[np.ndarray, "rows cols c"], inside: Bool[np.ndarray, "rows cols"]
-    ) -> Shaped[np.ndarray, "h w c"]:
-        """Interpolate between the pixels that are `inside`, in the dtype of the image."""
-        # 24 bits hold what 16 have, and float32; no more.
-        kind = np.float32 if image.dtype.itemsize <= 2 or image.dtype == np.float32 else np.float64
-        inside = np.pad(inside, (1, 2))
-        planes = np.zeros((image.shape[-1], inside.size), kind)  # band by band: four times as fast as pixel by pixel
-        for band, plane in enumerate(planes):
-            plane.reshape(inside.shape)[1:-2, 1:-2] = image[..., band]
-        together = inside.copy()
-        together[:-1, :-1] &= inside[1:, :-1] & inside[:-1, 1:] & inside[1:, 1:]
-        whole = together.ravel().take(self.first)
-        down, right = self.down.astype(kind), self.right.astype(kind)
-        total, mass = np.zeros((len(planes), *self.first.shape), kind), np.zeros(self.first.shape, kind)
-        for below, part_down in ((0, 1 - down), (self.width, down)):
-            for beside, part_right in ((0, 1 - right), (1, right)):
-                at, weight = self.first + (below + beside), part_down * part_right
-                if not whole.all():
-                    weight *= inside.ravel().take(at)
-                    mass += weight
-                for plane, out in zip(planes, total, strict=True):
-                    out += weight * plane.take(at)
-        if not whole.all():
-            # Only where a neighbour is missing: so a pixel has the same bytes, whatever else is computed with it.
-            total /= np.where(whole | (mass == 0), 1, mass).astype(kind)
-        out = np.moveaxis(total, 0, -1)
-        return (np.rint(out) if image.dtype.kind in "iu" else out).astype(image.dtype)
+def _slices(part: Window, whole: Window) -> tuple[slice, slice]:
+    """Return where a window lies in another one."""
+    top, left = part.top - whole.top, part.left - whole.left
+    return slice(top, top + part.height), slice(left, left + part.width)

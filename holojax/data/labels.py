@@ -144,11 +144,12 @@ class LabelReader:
     def _look_up(self, raw: Shaped[np.ndarray, "h w"], window: Window) -> UInt8[np.ndarray, "h w"]:
         values = np.array([value for value, _ in self.table], np.int64)
         targets = np.array([target for _, target in self.table], np.uint8)
-        if raw.dtype == np.uint8:  # a table of all values: ten times as fast as a search
-            known, look_up = np.zeros(256, bool), np.zeros(256, np.uint8)
+        if raw.dtype == np.uint8:  # a table of all values: many times as fast as a search
             inside = (values >= 0) & (values <= 255)
-            known[values[inside]], look_up[values[inside]] = True, targets[inside]
-            known, labels = known[raw], look_up[raw]
+            look_up = np.full(256, -1, np.int16)
+            look_up[values[inside]] = targets[inside]
+            found = look_up.take(raw)
+            known, labels = (found >= 0) if found.min() < 0 else np.True_, found.astype(np.uint8)
         else:
             place = np.minimum(np.searchsorted(values, raw.astype(np.int64)), len(values) - 1)
             known, labels = values[place] == raw, targets[place]
