@@ -1,20 +1,32 @@
 """Prepare data before training.
 
     python scripts/prepare.py check FOLDER [--set=folder] [--classes=K] [--bands=N] [--ignore=255] [--any-crs]
+    python scripts/prepare.py stats FOLDER [--split=train] [--set=folder] [--classes=K] [--bands=0,1,2] [--ignore=255]
+        [--nodata=V] [--weights=median]
+    python scripts/prepare.py preview FOLDER --out=preview.png [--count=12] [... as stats]
 
 check: opens every file of a data set, or of what its builder made, reads every block, and names all that is wrong: a
 line `FILE: what is wrong; what to do` for each fault, `note: ...` for what is odd and does no harm, and a summary. The
 exit status is 1 if there is a fault.
+
+stats: reads a split once and prints mean and standard deviation of the bands, how many pixels and scenes have which
+class, and the lines of a configuration that say so. What it finds is kept beside the data.
+
+preview: draws a contact sheet: images, their labels, and what the colours mean.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import logging
 
+from holojax.data import IGNORE, RasterScenes
 from holojax.data.check import check_set
-from holojax.data.datasets import SETS
+from holojax.data.datasets import SETS, is_built, open_set
+from holojax.data.datasets.base import CLASSES_FILE
+from holojax.data.statistics import count_classes, measure
 from holojax.errors import HoloJAXError
 
 
@@ -44,6 +56,74 @@ def run_check(options: argparse.Namespace) -> int:
     return 1 if report.faults else 0
 
 
+def add_stats(commands: argparse._SubParsersAction) -> None:
+    """Add the command `stats`."""
+    parser = commands.add_parser("stats", help="mean and standard deviation of the bands, pixels of the classes")
+    add_set(parser)
+    add_split(parser)
+    parser.add_argument("--weights", default="inverse", choices=("inverse", "median"),
+                        help="how rare classes are weighed (default: inverse)")  # fmt: skip
+    parser.set_defaults(run=run_stats)
+
+
+def run_stats(options: argparse.Namespace) -> int:
+    """Print statistics of a split; return the exit status."""
+    scenes = open_split(options)
+    print(f"classes: {len(scenes.classes)}{'' if options.classes else ', from the data'}")
+    found = measure(scenes, cache="")
+    print(f"{found.summary()}\n\nfor the configuration:\n{found.settings(options.weights)}")
+    return 0
+
+
+def add_preview(commands: argparse._SubParsersAction) -> None:
+    """Add the command `preview`."""
+    parser = commands.add_parser("preview", help="draw a contact sheet: images, labels, legend")
+    add_set(parser)
+    add_split(parser)
+    parser.add_argument("--out", required=True, metavar="NAME.png", help="picture to write")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="scenes, evenly spread (default: 12)")
+    parser.set_defaults(run=run_preview)
+
+
+def run_preview(options: argparse.Namespace) -> int:
+    """Draw a contact sheet of a split; return the exit status."""
+    from holojax.data.preview import write_preview  # matplotlib takes a while, and no other command needs it
+
+    print(write_preview(options.out, open_split(options), count=options.count))
+    return 0
+
+
+def open_split(options: argparse.Namespace) -> RasterScenes:
+    """Open the scenes that the options name; where nothing says how many classes there are, labels are read for it."""
+    folder, split = Path(options.folder), options.split
+    settings = dict(bands=options.bands, ignore=options.ignore, nodata=options.nodata, cache="")
+    if options.classes:
+        settings["classes"] = options.classes
+    if is_built(folder):
+        from holojax.data.datasets.builder import open_built  # half a second for TFDS
+
+        return open_built(folder, split, **settings)
+    if options.set != "folder" or (folder / CLASSES_FILE).exists():
+        return open_set(SETS[options.set], folder, split, **settings)
+    if not options.classes:
+        settings["classes"] = count_classes(RasterScenes.from_folder(folder, split, **settings, classes=IGNORE))
+    return RasterScenes.from_folder(folder, split, **settings)
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add what says which scenes are read, and how."""
+    parser.add_argument("--split", default="train", help="which scenes (default: train)")
+    parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: from the data)")
+    parser.add_argument("--bands", type=parse_bands, metavar="B,B", help="bands, from 0 (default: all but alpha)")
+    parser.add_argument("--ignore", type=int, default=IGNORE, metavar="V", help="raw label ignored (default: 255)")
+    parser.add_argument("--nodata", type=float, metavar="V", help="value without data (default: what files declare)")
+
+
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Read B,B,..."""
+    return tuple(int(part) for part in text.split(","))
+
+
 def add_set(parser: argparse.ArgumentParser) -> None:
     """Add what says where a data set lies and which it is."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of the data set's files, or what its builder made")
@@ -51,7 +131,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
                         help=f"which data set: {', '.join(SETS)} (default: folder)")  # fmt: skip
 
 
-COMMANDS = (add_check,)
+COMMANDS = (add_check, add_stats, add_preview)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,6 +96,10 @@ class Statistics:
         for number, (name, count, places) in enumerate(zip(self.names, pixels, scenes, strict=True)):
             share = count / labelled if labelled else 0.0
             lines.append(f"{number:5} {count:18,} {share:9.3%} {places:7}  {name}")
+        flat = [str(band) for band, spread in enumerate(self.std) if spread == 0]
+        if flat:
+            lines += ["", f"note: band {', '.join(flat)} has one value everywhere: it says nothing, and cannot be "
+                          f"normalised; leave it out"]  # fmt: skip
         return "\n".join(lines)
 
     def settings(self, kind: str = "inverse") -> str:
@@ -115,7 +119,7 @@ def measure(
 
     Memory does not grow with the size of a scene. What was found is kept in a file named by the fingerprint of the
     data, so that other data never get it; one that is damaged is made anew, and where none can be written the
-    statistics are returned all the same, with a warning.
+    statistics are returned all the same, with a warning. Those of a pass that skipped anything are not kept.
 
     Args:
         scenes: to be measured, at least one; files or blocks.
@@ -134,13 +138,19 @@ def measure(
     kept = None if path is None else _load(path, scenes, key)
     if kept is not None:
         return kept
-    found = _measure(scenes, key, progress, on_skip)
+    skipped: list[str] = []
+
+    def skip(line: str) -> None:
+        skipped.append(line)
+        on_skip(line)
+
+    found = _measure(scenes, key, progress, on_skip and skip)
     if fingerprint(scenes) != key:
         raise RasterError(
             f"{scenes.scene(0).image.path} or a file beside it changed while it was measured. Start again when all "
             f"files are complete."
         )
-    if path is not None:
+    if path is not None and not skipped:
         _save(path, found)
     return found
 

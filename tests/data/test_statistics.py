@@ -214,6 +214,16 @@ def test_a_bad_file_ends_it_by_name(scene_folder, tiff):
         measure(open_folder(folder))
 
 
+def test_what_was_skipped_is_never_kept(scene_folder, tiff, tmp_path):
+    folder = scene_folder([(40, 40)] * 2)
+    tiff("train/label/s1.tif", np.full((40, 40), 9, np.uint8))
+    skipped = []
+    assert measure(open_folder(folder), cache=tmp_path / "kept", on_skip=skipped.append).valid == 1600
+    assert len(skipped) == 1
+    with pytest.raises(LabelError, match=r"s1\.tif: label value 9"):
+        measure(open_folder(folder), cache=tmp_path / "kept")
+
+
 def test_values_that_can_only_mean_no_data_are_named(tiff):
     image = np.ones((20, 20, 2))
     image[5, 5, 1] = -1.7e308
