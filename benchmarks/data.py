@@ -1,18 +1,25 @@
 """What reading costs: bytes of a share of a scene, speed against rasterio's bare windowed reads, memory, conversion.
 
-    python benchmarks/data.py [--side=12800] [--tall=25000] [--folder=/tmp/...] [--parts=bytes,speed,memory,cache]
+    python benchmarks/data.py [--side=12800] [--tall=25000] [--folder=/tmp/...]
+        [--parts=bytes,speed,memory,cache,statistics,pipeline]
 
 The scene is smooth noise, uint8, 3 bands, as tiled GeoTIFFs (blocks of 256): raw, and zstd with predictor. Bytes are
 those that the process asks of the system (`rchar` in /proc/self/io), file headers and all, against the region's part of
 the file. Figures of memory are peaks of a process of its own, less that of one that imports the same and reads nothing.
+The pipeline races those of `torch_windows.py`, where torch and torchgeo are: the same files, more than caches hold, as
+many workers, crops at scales 0.5 to 2, turns, mirrors, brightness and contrast, until a batch is normalised float32. Ours
+changes values on the device, which is the processor where there is no other one.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -21,8 +28,10 @@ import rasterio.shutil
 from rasterio.windows import Window as RasterWindow
 from ratios import race, report
 
-from holojax.data import SceneReader, load_scene
+from holojax.data import Augment, RasterScenes, SceneReader, load_scene, train_batches
 from holojax.data.raster import allow_no_georeference
+from holojax.data.statistics import measure
+from holojax.data.sweep import sweep
 from holojax.ops.normalize import normalize
 from holojax.parallel import Layout, RegionGrid
 
@@ -62,6 +71,26 @@ def scene(path, side, **profile):
             pixels = np.cumsum(steps, -1, dtype=np.int16).astype(np.uint8)
             target.write(pixels, window=RasterWindow(0, top, side, rows))
     return path
+
+
+def labels_of(path, side, **profile):
+    """Write the label of a scene, patches of 8 classes, unless it is there."""
+    if not path.exists():
+        patches = np.random.default_rng(0).integers(0, 8, (side // 64 + 1,) * 2).astype(np.uint8)
+        profile |= dict(driver="GTiff", count=1, dtype="uint8", tiled=True, blockxsize=256, blockysize=256)
+        with rasterio.open(path, "w", height=side, width=side, **profile) as target:
+            target.write(np.kron(patches, np.ones((64, 64), np.uint8))[:side, :side], 1)
+    return path
+
+
+def pairs_of(folder, count, side):
+    """Write scenes with labels, side by side on one grid."""
+    pairs = []
+    for number in range(count):
+        place = dict(crs="EPSG:32633", transform=rasterio.Affine(1, 0, 4e5 + number * side, 0, -1, 5e6))
+        image = scene(folder / f"image{number}_{side}.tif", side, compress="deflate", predictor=2, **place)
+        pairs.append((image, labels_of(folder / f"label{number}_{side}.tif", side, compress="deflate", **place)))
+    return pairs
 
 
 def bytes_read():
@@ -140,13 +169,86 @@ def measure_cache(folder, tall):
                 report(f"{name}: memory while it is converted, GB", (peak("cached", path, out) - base) / GB, 2.0)
 
 
+def measure_statistics(folder, side, rounds):
+    """Race the pass over image and label against the bare reads of its windows, on as many threads."""
+    scenes = RasterScenes(pairs_of(folder, 1, side), classes=8)
+
+    def read(scene, windows):
+        with rasterio.open(scene.image.path) as image, rasterio.open(scene.label.path) as label:
+            for window in windows:
+                area = RasterWindow(window.left, window.top, window.width, window.height)
+                image.read(window=area), label.read(1, window=area)
+
+    contestants = {
+        "bare": lambda: [None for _ in sweep(scenes, read, progress=False)],
+        "ours": lambda: measure(scenes, progress=False).valid,
+    }
+    seconds = race(contestants, rounds)
+    report(f"{side} x {side}: statistics, megapixels/s", side * side / 1e6 / seconds["ours"])
+    report(f"{side} x {side}: statistics, pixels/s over bare reads in threads", seconds["bare"] / seconds["ours"])
+
+
+def our_pace(settings, workers):
+    """Return the seconds of one of our batches, normalised on the device, when they are under way."""
+    pairs, window, ranges = settings["pairs"], settings["window"], settings["ranges"]
+    changes = {name: ranges[name] for name in ("brightness", "contrast", "center")}
+    batches = train_batches(
+        RasterScenes([tuple(pair) for pair in pairs], classes=8), RegionGrid(1, 1), Layout.create(region=1),
+        batch=settings["batch"], window=(window, window), augment=Augment(scale=settings["scale"], **changes),
+        prefetch=2 * settings["workers"], workers=workers,
+    )  # fmt: skip
+    place = jax.jit(lambda x: normalize(x["image"], x["valid"], ranges["mean"], ranges["std"], x["gain"], x["offset"]))
+    with contextlib.closing(batches):
+        for number in range(settings["warm_up"] + settings["count"]):
+            if number == settings["warm_up"]:
+                started = time.perf_counter()
+            jax.block_until_ready(place(next(batches)))
+        return (time.perf_counter() - started) / settings["count"]
+
+
+def peer_pace(kind, settings, python):
+    command = [python, pathlib.Path(__file__).with_name("torch_windows.py"), kind, json.dumps(settings)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def measure_pipeline(folder, args):
+    """Race pipelines, each alone; they take turns, and the best of each counts."""
+    ranges = dict(brightness=20.0, contrast=0.2, center=127.5, mean=(127.5,), std=(64.0,))
+    pairs = [tuple(map(str, pair)) for pair in pairs_of(folder, 8, 8192)]
+    settings = dict(pairs=pairs, window=args.window, batch=4, scale=(0.5, 2.0), ranges=ranges, workers=args.workers,
+                    warm_up=4 * args.workers, count=24)  # fmt: skip
+    contestants = {
+        "ours, threads": lambda: our_pace(settings, 0),
+        "ours, processes": lambda: our_pace(settings, args.workers),
+        "rasterio": lambda: peer_pace("rasterio", settings, args.peer),
+        "torchgeo": lambda: peer_pace("torchgeo", settings, args.peer),
+    }
+    best = {}
+    for _ in range(args.rounds):
+        for name, pace in contestants.items():
+            try:
+                best[name] = min(best.get(name, float("inf")), pace())
+            except subprocess.CalledProcessError:  # it has said why: not installed
+                continue
+    for name, seconds in best.items():
+        megapixels = settings["batch"] * args.window**2 / 1e6 / seconds
+        report(f"crops of {args.window}, {args.workers} worker(s): {name}, megapixels/s", megapixels)
+    ours = min(seconds for name, seconds in best.items() if name.startswith("ours"))
+    for name in ("rasterio", "torchgeo"):
+        if name in best:
+            report(f"... pixels/s over torch.utils.data with {name}", best[name] / ours, at_least=1.5)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=12800)
     parser.add_argument("--tall", type=int, default=25000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="bytes,speed,memory,cache")
+    parser.add_argument("--parts", default="bytes,speed,memory,cache,statistics,pipeline")
     parser.add_argument("--folder", type=pathlib.Path, help="keeps the scenes for another time")
+    parser.add_argument("--window", type=int, default=1024, help="of the pipeline's crops")
+    parser.add_argument("--peer", default=sys.executable, help="Python that has torch and torchgeo")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of the pipelines")
     args = parser.parse_args()
     parts = args.parts.split(",")
     print(f"{len(os.sched_getaffinity(0))} core(s), load {os.getloadavg()[0]:.1f}, {jax.devices()[0].device_kind}")
@@ -164,6 +266,10 @@ def main():
             measure_memory(folder, args.tall)
         if "cache" in parts:
             measure_cache(folder, args.tall)
+        if "statistics" in parts:
+            measure_statistics(folder, args.side, args.rounds)
+        if "pipeline" in parts:
+            measure_pipeline(folder, args)
 
 
 if __name__ == "__main__":
