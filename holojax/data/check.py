@@ -10,26 +10,24 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from holojax.data.agreement import compare_bands, compare_places, compare_turns, find_unplaced
-from holojax.data.bands import Header, list_files
+from holojax.data.bands import Header
 from holojax.data.blocks import SCHEME
 from holojax.data.classes import IGNORE
-from holojax.data.coding import NUMBERS
 from holojax.data.content import ImageContent, LabelContent
 from holojax.data.datasets import SETS
-from holojax.data.datasets.base import CLASSES_FILE, is_built, resolve, survey
+from holojax.data.datasets.base import is_built
+from holojax.data.inventory import attempt, take_inventory
 from holojax.data.labels import LabelReader
 from holojax.data.raster import gdal_path
 from holojax.data.scan import scan
 from holojax.data.scene import SceneReader
-from holojax.data.scenes import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT, find_pairs, misplaced
-from holojax.errors import ConfigError, HoloJAXError, RasterError
+from holojax.data.scenes import misplaced
 
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -69,35 +67,16 @@ class _Scene:
     label: LabelReader | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """How the labels of a set are to be read, as `LabelReader.open` takes it."""
-
-    classes: int
-    label_map: Any = None
-    coding: Any = NUMBERS
-
-
 class _Findings:
     def __init__(self) -> None:
         self.faults: dict[str, None] = {}  # in order, each once
         self.notes: dict[str, None] = {}
 
-    def fault(self, path: str | os.PathLike[str], text: str) -> None:
-        self.faults[_line(path, text)] = None
+    def fault(self, line: str) -> None:
+        self.faults[" ".join(line.split())] = None
 
-    def note(self, path: str | os.PathLike[str], text: str) -> None:
-        self.notes[_line(path, text)] = None
-
-    def attempt(self, path: str | os.PathLike[str], work: Callable[[], Any]) -> Any:
-        """Return what `work` returns; None where it fails, which is a fault of the file."""
-        try:
-            return work()
-        except HoloJAXError as error:
-            self.fault("", str(error))  # begins with the file that is bad
-        except OSError as error:  # a folder that may not be listed
-            self.fault(error.filename or path, f"cannot be read: {error.strerror}; correct its permissions.")
-        return None
+    def note(self, line: str) -> None:
+        self.notes[" ".join(line.split())] = None
 
 
 def check_set(
@@ -129,118 +108,60 @@ def check_set(
     Raises:
         ConfigError: no such set. RasterError: no such folder.
     """
-    if name not in SETS:
-        raise ConfigError(f"--set: expected one of {', '.join(SETS)}, found {name!r}.")
-    if not os.path.isdir(folder):
-        raise RasterError(f"{folder}: no such folder. Give the folder of a data set.")
     found = _Findings()
-    scenes, table = _gather(Path(folder), name, found)
-    if classes is not None:
-        table = dataclasses.replace(table, classes=classes)
+    entries, labels = take_inventory(folder, name, found.fault)
+    settings = labels.settings(ignore) | ({} if classes is None else dict(classes=classes))
+    scenes = [_Scene(list(entry.files), entry.label) for entry in entries]
     for scene in scenes:
-        _open(scene, table, ignore, found)
-    if bands is None and SETS[name].bands:
+        _open(scene, settings, found)
+    if bands is None and SETS[name].bands and not is_built(folder):
         bands = len(SETS[name].bands)
     images = [scene.image for scene in scenes if scene.image is not None]
     labels = [scene.label for scene in scenes if scene.label is not None]
     places = compare_places(images, any_crs), find_unplaced(labels), compare_turns(images)
     for path, text, harmful in itertools.chain(compare_bands(images, bands), *places):
-        (found.fault if harmful else found.note)(path, text)
+        (found.fault if harmful else found.note)(f"{path}: {text}")
     pixels = _read_pixels(scenes, found, progress)
     files = len({path for scene in scenes for path in (*scene.files, scene.label_path) if path})
     return Report(tuple(sorted(found.faults)), tuple(sorted(found.notes)), len(scenes), files, pixels)
 
 
-def _gather(folder: Path, name: str, found: _Findings) -> tuple[list[_Scene], _Table]:
-    """List the scenes of a set, whatever is wrong with them, and say how labels are read."""
-    if is_built(folder):
-        return _gather_built(folder, found)
-    facts = SETS[name]
-    if name == "folder":
-        scenes = _gather_folder(folder, found)
-        if not (folder / CLASSES_FILE).exists():
-            return scenes, _Table(IGNORE)
-        facts = found.attempt(folder / CLASSES_FILE, lambda: resolve(facts, folder)) or facts
-        return scenes, _Table(len(facts.classes), facts.label_map, facts.coding)
-    facts = found.attempt(folder, lambda: resolve(facts, folder)) or facts
-    listed = found.attempt(folder, lambda: survey(facts, folder))
-    for line in listed.missing if listed else ():
-        found.fault("", f"{line}; add the file, or remove this one.")
-    scenes = [
-        _Scene([str(scene.image)], None if scene.label is None else str(scene.label))
-        for split in (listed.scenes.values() if listed else ())
-        for scene in split
-    ]
-    return scenes, _Table(len(facts.classes), facts.label_map, facts.coding)
-
-
-def _gather_folder(folder: Path, found: _Findings) -> list[_Scene]:
-    parts = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
-    splits = sorted(path.parent.name for part in parts for path in folder.glob(f"*/{part}") if path.is_dir())
-    if not splits:
-        found.fault(folder, f"holds no scenes. Expected {LAYOUT}.")
-    scenes = []
-    for split in dict.fromkeys(splits):
-        if split.startswith("."):
-            continue
-        find = functools.partial(find_pairs, folder, split, lambda line: found.fault("", line))
-        for image, label in found.attempt(folder / split, find) or ():
-            files = found.attempt(image, lambda image=image: list_files(image)) or []
-            scenes.append(_Scene(files, str(label)))
-    return scenes
-
-
-def _gather_built(folder: Path, found: _Findings) -> tuple[list[_Scene], _Table]:
-    from holojax.data.datasets import builder  # half a second for TFDS, only where it is needed
-
-    settings = builder.classes_of(builder.read_table(folder))
-    scenes = []
-    for paths, changes in builder.list_built(folder):
-        for part, text in changes.items():
-            if text:
-                found.fault(paths[part], text)
-        there = {part: path for part, path in paths.items() if path.startswith(SCHEME) or os.path.exists(path)}
-        scenes.append(_Scene([there["image"]] if "image" in there else [], there.get("label")))
-    return scenes, _Table(len(settings["classes"]), settings["label_map"], settings["coding"])
-
-
-def _open(scene: _Scene, table: _Table, ignore: int, found: _Findings) -> None:
+def _open(scene: _Scene, settings: dict[str, Any], found: _Findings) -> None:
     """Read the headers of a scene; a file that has none is a fault."""
     headers = {path: _header(path, found) for path in scene.files}
     label = scene.label_path and _header(scene.label_path, found)
     scene.headers = [header for header in headers.values() if header is not None]
     if scene.files and len(scene.headers) == len(scene.files):
-        first = scene.files[0]
-        scene.image = found.attempt(first, lambda: SceneReader.open(scene.files, quiet=True, known=headers))
+        work = functools.partial(SceneReader.open, scene.files, quiet=True, known=headers)
+        scene.image = attempt(found.fault, scene.files[0], work)
     if label:
         scene.headers.append(label)
-        settings = dict(classes=table.classes, label_map=table.label_map, coding=table.coding, ignore=ignore)
-        known = {label.path: label}
-        scene.label = found.attempt(label.path, lambda: LabelReader.open(label.path, known=known, **settings))
-    if scene.image is not None:
-        height, width = scene.image.height, scene.image.width
-        if min(height, width) == 1:
-            found.fault(scene.files[0], f"is a line of {height} x {width} pixels (height x width); remove the scene.")
-        if label and label.size != (height, width):
-            found.fault(
-                label.path,
-                f"expected {height} x {width} pixels (height x width) as its image {scene.files[0]}, found "
-                f"{label.size[0]} x {label.size[1]}; resample or replace the label.",
-            )
-        elif scene.label is not None:
-            elsewhere = misplaced(scene.label, scene.image)
-            if elsewhere:
-                found.fault(scene.label.path, elsewhere)
+        work = functools.partial(LabelReader.open, label.path, known={label.path: label}, **settings)
+        scene.label = attempt(found.fault, label.path, work)
+    if scene.image is None:
+        return
+    height, width = scene.image.height, scene.image.width
+    if min(height, width) == 1:
+        found.fault(f"{scene.files[0]}: is a line of {height} x {width} pixels (height x width); remove the scene.")
+    if label and label.size != (height, width):
+        found.fault(
+            f"{label.path}: expected {height} x {width} pixels (height x width) as its image {scene.files[0]}, found "
+            f"{label.size[0]} x {label.size[1]}; resample or replace the label."
+        )
+    elif scene.label is not None:
+        elsewhere = misplaced(scene.label, scene.image)
+        if elsewhere:
+            found.fault(f"{scene.label.path}: {elsewhere}")
 
 
 def _header(path: str, found: _Findings) -> Header | None:
     name = gdal_path(path)
     if os.path.isfile(name) and os.path.getsize(name) == 0:
-        return found.fault(path, "is empty (0 bytes); copy or download it again.")
-    header = found.attempt(path, lambda: Header.read(path))
+        return found.fault(f"{path}: is empty (0 bytes); copy or download it again.")
+    header = attempt(found.fault, path, lambda: Header.read(path))
     expected = _DRIVERS.get(os.path.splitext(path)[1].lower())
     if header is not None and expected and header.driver != expected and not path.startswith(SCHEME):
-        found.fault(path, f"expected a {expected} file by its name, found {header.driver}; rename or convert it.")
+        found.fault(f"{path}: expected a {expected} file by its name, found {header.driver}; rename or convert it.")
     return header
 
 
@@ -264,20 +185,13 @@ def _read_pixels(scenes: Sequence[_Scene], found: _Findings, progress: bool) -> 
                     content = ImageContent()
                 if content is None:
                     continue  # no label as it should be, which is said
-                damaged = found.attempt(header.path, lambda h=header, c=content: scan(h.path, c, advance))
-                if damaged:
-                    found.fault(header.path, damaged)
-                for line in content.faults():
-                    found.fault(header.path, line)
+                path = header.path
+                damaged = attempt(found.fault, path, functools.partial(scan, path, content, advance))
+                for line in (*([damaged] if damaged else ()), *content.faults()):
+                    found.fault(f"{path}: {line}")
                 for line in content.notes():
-                    found.note(header.path, line)
-                twin = known.setdefault(content.key(header), header.path)
-                if twin != header.path:
-                    found.note(header.path, f"has the same pixels as {twin}; keep one of them.")
+                    found.note(f"{path}: {line}")
+                twin = known.setdefault(content.key(header), path)
+                if twin != path:
+                    found.note(f"{path}: has the same pixels as {twin}; keep one of them.")
     return done
-
-
-def _line(path: str | os.PathLike[str], text: str) -> str:
-    """Write a finding in one line that begins with its file."""
-    name, text = os.fspath(path), " ".join(text.split())
-    return text if not name or text.startswith(f"{name}") else f"{name}: {text}"

@@ -262,21 +262,21 @@ def read_table(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise RasterError(f"{path}: expected the table of a built data set ({error}). Build it again.") from error
 
 
-def list_built(folder: str | os.PathLike[str]) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Yield the paths ("image", and "label" where there is one) of all built scenes, and what became of them.
+def list_built(folder: str | os.PathLike[str]) -> Iterator[tuple[str, str, dict[str, str], dict[str, str]]]:
+    """Yield split, name, paths ("image", and "label" where there is one) of all scenes, and what became of the files.
 
-    The latter is "" where a file is as it was indexed, else it says what changed; blocks never do.
+    The last is "" where a file is as it was indexed, else it says what changed; blocks never do.
     """
     built, table = tfds.builder_from_directory(folder), read_table(folder)
     for scene in table["scenes"]:
         split, name = scene["split"], scene["name"]
         paths = {part: block_path(folder, part, split, name) for part in (IMAGE, LABEL) if part in scene}
-        yield paths, dict.fromkeys(paths, "")
+        yield split, name, paths, dict.fromkeys(paths, "")
     for split in () if table["scenes"] else built.info.splits:
         for record in built.as_data_source(split=split):
             paths = {part: record[f"{part}_path"].decode() for part in (IMAGE, LABEL) if record[f"{part}_path"]}
             changes = {part: _changed(path, record[f"{part}_state"].decode()) for part, path in paths.items()}
-            yield paths, changes
+            yield split, record["scene_id"].decode(), paths, changes
 
 
 def _changed(path: str, state: str) -> str:
