@@ -1,6 +1,9 @@
 """Prepare data before training.
 
     python scripts/prepare.py check FOLDER [--set=folder] [--classes=K] [--bands=N] [--ignore=255] [--any-crs]
+    python scripts/prepare.py convert FOLDER OUT [--set=folder] [--codec=deflate] [--ignore=255]
+    python scripts/prepare.py index FOLDER OUT [--set=folder] [--partial]
+    python scripts/prepare.py blocks FOLDER OUT [--set=folder] [--codec=zstd] [--partial]
     python scripts/prepare.py stats FOLDER [--split=train] [--set=folder] [--classes=K] [--bands=0,1,2] [--ignore=255]
         [--nodata=V] [--weights=median]
     python scripts/prepare.py preview FOLDER --out=preview.png [--count=12] [... as stats]
@@ -8,6 +11,12 @@
 check: opens every file of a data set, or of what its builder made, reads every block, and names all that is wrong: a
 line `FILE: what is wrong; what to do` for each fault, `note: ...` for what is odd and does no harm, and a summary. The
 exit status is 1 if there is a fault.
+
+convert: writes any data set as tiled GeoTIFFs to OUT/{split}/{image,label}, labels as class numbers with names and
+colours, and the classes to OUT/classes.json. Called again it goes on where it stopped.
+
+index, blocks: build the data set with its TFDS builder, as an index of its files or as blocks of their pixels. The last
+line is the folder to give as data.root.
 
 stats: reads a split once and prints mean and standard deviation of the bands, how many pixels and scenes have which
 class, and the lines of a configuration that say so. What it finds is kept beside the data.
@@ -23,7 +32,9 @@ from pathlib import Path
 from absl import logging
 
 from holojax.data import IGNORE, RasterScenes
+from holojax.data.blocks import CODECS as BLOCK_CODECS
 from holojax.data.check import check_set
+from holojax.data.convert import CODECS, convert_set
 from holojax.data.datasets import SETS, is_built, open_set
 from holojax.data.datasets.base import CLASSES_FILE
 from holojax.data.statistics import count_classes, measure
@@ -36,7 +47,7 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     add_set(parser)
     parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: the set's, or any)")
     parser.add_argument("--bands", type=int, metavar="N", help="bands an image has (default: what most images have)")
-    parser.add_argument("--ignore", type=int, default=255, metavar="V", help="raw label that is ignored (default: 255)")
+    add_ignore(parser)
     parser.add_argument("--any-crs", action="store_true", help="scenes may lie in different CRSs")
     parser.set_defaults(run=run_check)
 
@@ -115,13 +126,59 @@ def add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="which scenes (default: train)")
     parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: from the data)")
     parser.add_argument("--bands", type=parse_bands, metavar="B,B", help="bands, from 0 (default: all but alpha)")
-    parser.add_argument("--ignore", type=int, default=IGNORE, metavar="V", help="raw label ignored (default: 255)")
+    add_ignore(parser)
     parser.add_argument("--nodata", type=float, metavar="V", help="value without data (default: what files declare)")
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
     """Read B,B,..."""
     return tuple(int(part) for part in text.split(","))
+
+
+def add_convert(commands: argparse._SubParsersAction) -> None:
+    """Add the command `convert`."""
+    parser = commands.add_parser("convert", help="write any data set as tiled GeoTIFFs in the plain layout")
+    add_set(parser)
+    add_out(parser)
+    parser.add_argument("--codec", choices=CODECS, default=CODECS[0], help=f"compression (default: {CODECS[0]})")
+    add_ignore(parser)
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """Convert a data set; return the exit status."""
+    written, there = convert_set(
+        options.folder, options.out, name=options.set, codec=options.codec, ignore=options.ignore, progress=True
+    )
+    print(f"{options.out}: {written:,} files written, {there:,} were there")
+    return 0
+
+
+def add_builders(commands: argparse._SubParsersAction) -> None:
+    """Add the commands `index` and `blocks`."""
+    for word, text in (("index", "headers of all files: takes seconds"), ("blocks", "copy all pixels into records")):
+        parser = commands.add_parser(word, help=text)
+        add_set(parser)
+        add_out(parser)
+        if word == "blocks":
+            parser.add_argument("--codec", choices=BLOCK_CODECS, default="zstd", help="of images (default: zstd)")
+        parser.add_argument("--partial", action="store_true", help="take a part of a published set")
+        parser.set_defaults(run=run_builder, config=word)
+
+
+def run_builder(options: argparse.Namespace) -> int:
+    """Build a data set; return the exit status."""
+    import tensorflow_datasets as tfds  # half a second, only where it is needed
+
+    from holojax.data.datasets.builder import builder_of
+
+    settings = dict(codec=options.codec) if options.config == "blocks" else {}
+    counts = {} if options.partial else None
+    builder = builder_of(options.set)(data_dir=options.out, config=options.config, counts=counts, **settings)
+    folder = str(Path(options.folder).absolute())
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+    print(builder.data_dir)
+    return 0
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +188,17 @@ def add_set(parser: argparse.ArgumentParser) -> None:
                         help=f"which data set: {', '.join(SETS)} (default: folder)")  # fmt: skip
 
 
-COMMANDS = (add_check, add_stats, add_preview)
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add the folder that is written to."""
+    parser.add_argument("out", metavar="OUT", help="folder to write to")
+
+
+def add_ignore(parser: argparse.ArgumentParser) -> None:
+    """Add the label that is ignored."""
+    parser.add_argument("--ignore", type=int, default=IGNORE, metavar="V", help="raw label ignored (default: 255)")
+
+
+COMMANDS = (add_check, add_stats, add_preview, add_convert, add_builders)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,20 +6,20 @@ import contextlib
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 from absl import logging
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
-from tqdm import tqdm
 
 from holojax.data.files import written_whole
 from holojax.data.raster import Raster, failures_named, gdal_path, is_remote, open_raster
+from holojax.data.tiled import tiled_profile, write_tiled
 from holojax.errors import RasterError
 
 try:
@@ -31,9 +31,6 @@ FOLDER = ".holojax"  # beside the rasters, where no other folder is given
 WHOLE_ONLY = (".png", ".jpg", ".jpeg")  # their pixels are one stream: a window costs all that lies above it
 WORTH_IT = 4096 * 4096  # pixels; below, decoding everything takes less than half a second
 
-# Blocks of 256: regions of 12,800 x 12,800 pixels on 2 x 4 devices read 4 % beyond their edges, with 512 it is 16 %.
-BLOCK = 256
-GDAL_CACHE = 64 << 20  # bytes; every block passes once
 _VERSION = 1  # of the converted files; another one is converted anew
 
 
@@ -125,53 +122,25 @@ def _ready(record: Path, path: str, header: str) -> str | None:
 
 def _convert(path: str, target: Path) -> None:
     logging.info("%s is converted to a tiled GeoTIFF, once: it cannot be read by window.", path)
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, GDAL_TIFF_INTERNAL_MASK=True):
-        with (
-            open_raster(path) as source,
-            _blamed_on_the_disk(),
-            rasterio.open(target, "w", **_profile(source)) as out,
-        ):
-            masked = _has_mask(source)
+    with open_raster(path) as source:
+        masked = _has_mask(source)
+
+        def fetch(window: RasterWindow) -> tuple[np.ndarray, np.ndarray | None]:
+            with failures_named(path):
+                return source.read(window=window), source.dataset_mask(window=window) if masked else None
+
+        def begin(out: rasterio.io.DatasetWriter) -> None:
             out.colorinterp = source.colorinterp
             with contextlib.suppress(ValueError):  # has no colours of its own
                 out.write_colormap(1, source.colormap(1))
-            sums = [_copy(source, path, out, window) for window in _rows(source, path)]
-        with _blamed_on_the_disk(), rasterio.open(target) as made:  # on a full disk GDAL's writes fail without an error
-            for window, expected in zip(_rows(made), sums, strict=True):
-                mask = made.dataset_mask(window=window) if masked else b""
-                if zlib.crc32(mask, zlib.crc32(made.read(window=window))) != expected:
-                    raise OSError(f"rows from {window.row_off} were not written")
 
-
-def _copy(source: Raster, path: str, out: rasterio.io.DatasetWriter, window: RasterWindow) -> int:
-    """Copy a row of blocks and return its checksum."""
-    with failures_named(path):
-        pixels = source.read(window=window)
-        mask = source.dataset_mask(window=window) if _has_mask(source) else None
-    out.write(pixels, window=window)
-    if mask is not None:
-        out.write_mask(mask, window=window)
-    return zlib.crc32(b"" if mask is None else mask, zlib.crc32(pixels))
-
-
-@contextlib.contextmanager
-def _blamed_on_the_disk() -> Iterator[None]:
-    """Keep `open_raster` from naming the source when the target cannot be written."""
-    try:
-        yield
-    except RasterioError as error:
-        raise OSError(str(error.__cause__ or error)) from error
+        write_tiled(target, _profile(source), fetch, begin=begin, bar=f"converts {os.path.basename(path)}")
 
 
 def _profile(source: Raster) -> dict[str, Any]:
-    profile: dict[str, Any] = dict(driver="GTiff", height=source.height, width=source.width, count=source.count)
-    profile |= dict(dtype=source.dtypes[0], nodata=source.nodata, interleave="pixel", bigtiff="IF_SAFER")
-    # zstd is a little faster, but has no checksums in TIFF: a block whose bits have changed would be read in silence.
-    profile |= dict(tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress="deflate", zlevel=3)
+    profile = tiled_profile(*source.shape, source.count, source.dtypes[0], nodata=source.nodata)
     if source.colorinterp[0] != ColorInterp.palette:  # numbers of colours have no slope
         profile |= dict(predictor=2)
-    if source.count not in (3, 4):
-        profile |= dict(photometric="minisblack")
     if source.crs is not None or not source.transform.is_identity:
         profile |= dict(crs=source.crs, transform=source.transform)
     return profile
@@ -180,14 +149,6 @@ def _profile(source: Raster) -> dict[str, Any]:
 def _has_mask(source: Raster) -> bool:
     flags = source.mask_flag_enums[0]
     return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-
-
-def _rows(source: Raster, bar: str | None = None) -> Iterator[RasterWindow]:
-    """Yield the rows of blocks from top to bottom; with a progress bar on a terminal."""
-    tops = range(0, source.height, BLOCK)
-    text = None if bar is None else f"converts {os.path.basename(bar)}"
-    for top in tqdm(tops, desc=text, unit="rows", unit_scale=BLOCK, disable=None if bar else True):
-        yield RasterWindow(0, top, source.width, min(BLOCK, source.height - top))
 
 
 def _header(source: Raster) -> str:

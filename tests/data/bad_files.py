@@ -7,7 +7,6 @@ which file is bad, what a check says of it, and whether training refuses it.
 """
 
 import dataclasses
-import importlib
 import json
 import shutil
 import sys
@@ -231,11 +230,12 @@ def build(root: Path, config: str) -> Path:
     """Build the set as `index` or `blocks`, in root/built; return the folder to open."""
     import tensorflow_datasets as tfds
 
-    module = importlib.import_module("holojax.data.datasets.folder.folder_dataset_builder")
+    from holojax.data.datasets.builder import builder_of
+
     table = dict(names=[f"class {number}" for number in range(CLASSES)])
     (root / "classes.json").write_text(json.dumps(table))
     tfds.disable_progress_bar()
-    builder = module.Builder(data_dir=str(root / "built"), config=config)
+    builder = builder_of("folder")(data_dir=str(root / "built"), config=config)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(root)))
     shutil.move(builder.data_dir, root / "opened")
     return root / "opened"

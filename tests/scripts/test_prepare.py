@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from holojax.data.datasets import SETS
+from holojax.data.datasets.stand_ins import write_stand_in
 from tests.data.bad_files import CLASSES, IMAGE, write_kind
 from tests.parity import ROOT
 
@@ -45,3 +47,36 @@ def test_mistakes_end_in_one_line(prepare, tmp_path, capsys):
     with pytest.raises(SystemExit):
         prepare.main(["check", str(tmp_path), "--set=other"])
     assert "invalid choice: 'other'" in capsys.readouterr().err
+
+
+def test_convert_says_what_it_did(prepare, tmp_path, capsys):
+    folder, out = str(write_kind(tmp_path, "healthy")), str(tmp_path / "out")
+    for line in ("10 files written, 0 were there", "0 files written, 10 were there"):
+        assert prepare.main(["convert", folder, out, "--codec=zstd"]) == 0
+        assert capsys.readouterr().out == f"{out}: {line}\n"
+    assert prepare.main(["check", out, "--classes=4"]) == 0
+
+
+@pytest.mark.parametrize("word", ["index", "blocks"])
+def test_what_is_built_is_opened_by_the_last_line(prepare, tmp_path, capsys, word):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    tfds.disable_progress_bar()
+    folder = write_stand_in("uavid", tmp_path / "set")
+    arguments = [word, str(folder), str(tmp_path / "out"), "--set=uavid_rest"]
+    assert prepare.main(arguments) == 1
+    assert "expected 200 scenes" in capsys.readouterr().err
+    assert prepare.main([*arguments, "--partial"]) == 0
+    built = capsys.readouterr().out.splitlines()[-1]
+    assert f"uavid_rest/{word}" in built
+    assert prepare.main(["check", built]) == 0
+    with pytest.raises(SystemExit):
+        prepare.main([*arguments, "--codec=jpeg"])
+
+
+@pytest.mark.parametrize("name", sorted(SETS))
+def test_every_set_has_its_builder(name):
+    pytest.importorskip("tensorflow_datasets")
+    from holojax.data.datasets.builder import builder_of
+
+    assert builder_of(name).FACTS is SETS[name]
+    assert builder_of(name).name == name

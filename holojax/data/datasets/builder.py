@@ -7,6 +7,8 @@ written one after another in the order of the scenes: TFDS's shuffling writer wo
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -114,6 +116,14 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 _check_sizes(scene, entry)
                 table.append(entry)
         return table
+
+
+def builder_of(name: str) -> type[SceneBuilder]:
+    """Return the builder of a set by the set's name, one of `holojax.data.datasets.SETS`."""
+    package = name if importlib.util.find_spec(f"holojax.data.datasets.{name}") else name.rpartition("_")[0]
+    module = importlib.import_module(f"holojax.data.datasets.{package}.{package}_dataset_builder")
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, SceneBuilder)]
+    return next(kind for kind in kinds if getattr(kind, "FACTS", None) is not None and kind.FACTS.name == name)
 
 
 def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
