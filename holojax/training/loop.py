@@ -52,6 +52,8 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     skipped = Skipped(lambda line: print(line, file=sys.stderr, flush=True))
     scenes = open_scenes(cfg, cfg.data.split, skipped)  # first: without scenes no folder is made
     unseen = open_scenes(cfg, cfg.evaluate.split, skipped) if cfg.evaluate.split else None
+    if not (cfg.data.class_names and cfg.data.palette):  # a run's maps need them, where its data may not be
+        cfg.data.class_names, cfg.data.palette = scenes.classes.names, scenes.classes.palette
     if not cfg.data.mean and (Path(workdir) / CONFIG).exists():
         before = load_config(workdir).data  # what a run began with it goes on with
         cfg.data.mean, cfg.data.std = before.mean, before.std

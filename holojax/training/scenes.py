@@ -17,7 +17,7 @@ from holojax.data.pipeline import Skipped
 from holojax.data.scenes import OnSkip
 from holojax.data.statistics import Statistics, measure
 from holojax.data.synthetic import write_scenes
-from holojax.errors import RasterError
+from holojax.errors import ConfigError, RasterError
 
 READERS = {name: functools.partial(open_set, facts) for name, facts in SETS.items()}
 READERS["folder"] = RasterScenes.from_folder  # its classes are those of the configuration, not of a file beside it
@@ -51,11 +51,21 @@ def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterSc
     built = is_built(data.root)
     if label_map is None and (built or data.name != "folder"):
         del settings["label_map"]  # the set knows its own
+    if data.name != "folder" and not (data.class_names or data.palette):
+        del settings["classes"]
     if built:
         from holojax.data.datasets.builder import open_built  # half a second for TFDS, only where it is needed
 
-        return open_built(data.root, split, **settings)
-    return READERS[data.name](data.root, split, **settings)
+        scenes = open_built(data.root, split, **settings)
+    else:
+        scenes = READERS[data.name](data.root, split, **settings)
+    if len(scenes.classes) != cfg.model.classes:
+        raise ConfigError(
+            f"model.classes: {data.name} in {data.root} has {len(scenes.classes)} classes, found {cfg.model.classes}. "
+            f"Say model.classes={len(scenes.classes)}, or join classes by data.label_map, data.class_names and "
+            f"data.palette."
+        )
+    return scenes
 
 
 def skipper(cfg: Any, on_skip: OnSkip | None) -> OnSkip | None:
@@ -113,12 +123,7 @@ def other_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def class_table(cfg: Any) -> ClassTable:
-    """Return names and colours of the classes: the data set's own, or numbered and evenly coloured, where none are
-    given.
-    """
-    own = SETS[cfg.data.name].classes
-    if len(own) == cfg.model.classes and not (cfg.data.class_names or cfg.data.palette):
-        return own
+    """Return names and colours of the classes, numbered and evenly coloured where none are given."""
     return ClassTable.complete(cfg.model.classes, cfg.data.class_names, cfg.data.palette)
 
 

@@ -47,6 +47,7 @@ def test_a_run_leaves_configuration_checkpoints_log_and_events(finished):
         "log.txt",
     ]
     assert load_config(workdir) == cfg
+    assert len(cfg.data.class_names) == len(cfg.data.palette) == 5  # for maps made where the data are not
     assert [path.name for path in sorted((workdir / "checkpoints").iterdir())] == ["2", "4"]
     log = (workdir / "log.txt").read_text()
     assert "stage 3: cdcr over 8 tokens a device: ring, " in log
