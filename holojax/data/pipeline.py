@@ -126,7 +126,10 @@ def eval_batches(
         RasterError, LabelError: from the iterator, when a file turns out to be damaged.
     """
     _check(grid, layout, batch)
-    items = [(scene, view) for scene in map(dataset.scene, range(len(dataset))) for view in _tiles(scene.size, window)]
+    scenes = list(map(dataset.scene, range(len(dataset))))
+    if window is None and on_skip is not None:
+        scenes = [scene for scene in scenes if _fits(grid, scene, on_skip)]
+    items = [(scene, view) for scene in scenes for view in _tiles(scene.size, window)]
     groups: list[tuple[list[Look], tuple[int, int]]] = []
     for start in range(0, len(items), batch):
         group = items[start : start + batch]
@@ -198,6 +201,16 @@ def _check_canvas(grid: RegionGrid, canvas: tuple[int, int], path: str) -> None:
         grid.region_size(*canvas)
     except LayoutError as error:
         raise LayoutError(f"{path}: {error}") from error
+
+
+def _fits(grid: RegionGrid, scene: Any, on_skip: OnSkip) -> bool:
+    """Tell whether a whole scene can be cut, and say so if it cannot."""
+    try:
+        _check_canvas(grid, scene.size, scene.image.path)
+    except LayoutError as error:
+        on_skip(str(error))
+        return False
+    return True
 
 
 def _tiles(size: tuple[int, int], window: tuple[int, int] | None) -> list[View]:
