@@ -17,6 +17,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from holojax.data.bands import Paths, list_files
 from holojax.data.files import written_whole
 from holojax.data.raster import Raster, failures_named, gdal_path, is_remote, open_raster
 from holojax.data.tiled import tiled_profile, write_tiled
@@ -79,6 +80,18 @@ def cached(path: str | os.PathLike[str], folder: str | os.PathLike[str] = "") ->
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home / f"{key}.lock"):
             return _ready(record, path, header) or _make(record, path, header)
+
+
+def by_window(path: Paths, folder: str | os.PathLike[str] = "") -> Paths:
+    """Return what is read in place of a raster's files so that windows are cheap: converts those that need it.
+
+    Errors as `cached`.
+    """
+    if not isinstance(path, str | os.PathLike):
+        return [by_window(each, folder) for each in path]
+    if os.path.isdir(path):
+        return by_window(list_files(path), folder)
+    return cached(path, folder) if wants_cache(path) else path
 
 
 def beside(path: str | os.PathLike[str]) -> Path:

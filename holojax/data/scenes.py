@@ -11,8 +11,8 @@ from pathlib import Path
 from absl import logging
 from rasterio.crs import CRS
 
-from holojax.data.bands import Header, Paths, is_raster, list_files, shift
-from holojax.data.cache import cached, wants_cache
+from holojax.data.bands import Header, Paths, is_raster, shift
+from holojax.data.cache import by_window
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.labels import LabelReader
@@ -102,7 +102,7 @@ class RasterScenes(Sequence):
         for name, (image, label) in zip(titles, pairs, strict=True):
             with skipping(on_skip):
                 if cache is not None:
-                    image, label = _by_window(image, cache), _by_window(label, cache)
+                    image, label = by_window(image, cache), by_window(label, cache)
                 reader = SceneReader.open(
                     image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, known=known
                 )
@@ -259,12 +259,3 @@ def _name(image: Paths) -> str:
     """Name a scene: a folder of bands by its name, a file by its name without suffix."""
     path = Path(image if isinstance(image, str | os.PathLike) else image[0])
     return path.name if path.is_dir() else path.stem
-
-
-def _by_window(path: Paths, cache: str | os.PathLike[str]) -> Paths:
-    """Return what is read in place of a raster's files so that windows are cheap."""
-    if not isinstance(path, str | os.PathLike):
-        return [_by_window(each, cache) for each in path]
-    if os.path.isdir(path):
-        return _by_window(list_files(path), cache)
-    return cached(path, cache) if wants_cache(path) else path

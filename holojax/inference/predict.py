@@ -15,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from holojax.config import Section
 from holojax.data import ClassTable, SceneReader, load_scene
-from holojax.errors import LayoutError
+from holojax.data.bands import Paths
+from holojax.data.cache import by_window
+from holojax.errors import LayoutError, RasterError
 from holojax.inference.geotiff import NODATA, MapWriter
 from holojax.models.base import SceneModel
 from holojax.models.plans import stage_plans
@@ -29,6 +31,7 @@ RAW = {
     "std": (1.0,),
     "nodata": None,
     "nodata_tolerance": 0,
+    "cache": "",
     "class_names": (),
     "palette": (),
 }
@@ -36,7 +39,7 @@ RAW = {
 
 def predict_scene(
     model: SceneModel,
-    source: str | os.PathLike[str],
+    source: Paths,
     target: str | os.PathLike[str],
     layout: Layout,
     *,
@@ -50,13 +53,13 @@ def predict_scene(
 
     Args:
         model: from `build_model`; its grid cuts the scene.
-        source: GeoTIFF, PNG or JPEG with the model's bands.
+        source: GeoTIFF, PNG or JPEG with the model's bands, or a folder of files that hold its bands.
         target: the GeoTIFF to write: uint8 classes, 255 where the scene has no data, size, CRS and transform of
             `source`. It appears when it is complete; an existing file is replaced.
         layout: the mesh; its `region` axis divides the model's regions. The map does not depend on it.
         data: how pixels become what the model was trained on, the `data` section of its configuration: `bands`,
-            `mean`, `std`, `nodata`, `nodata_tolerance`, and `class_names` and `palette` for the map. None: the first
-            bands, not normalised.
+            `mean`, `std`, `nodata`, `nodata_tolerance`, `cache` (a large PNG or JPEG is converted there once), and
+            `class_names` and `palette` for the map. None: the first bands, not normalised.
         report: called with a line of text as each part of the work begins; None: nothing is said.
 
     Raises:
@@ -68,15 +71,15 @@ def predict_scene(
             f"predict_scene writes one file from one process, found {jax.process_count()}. Start it on one host."
         )
     settings = {**RAW, **({} if data is None else dict(data.items()))}
+    layout.regions_per_device(model.grid.count)
+    say = report or (lambda text: None)
     reader = SceneReader.open(
-        source,
+        _files(source, settings["cache"], say),
         bands=settings["bands"] or tuple(range(model.bands)),
         nodata=settings["nodata"],
         nodata_tolerance=settings["nodata_tolerance"],
     )
-    layout.regions_per_device(model.grid.count)
     table = ClassTable.complete(model.classes, settings["class_names"], settings["palette"])
-    say = report or (lambda text: None)
     say(f"{source}: {reader.height} x {reader.width} pixels; {layout.describe(model.grid.count)}; reads")
     for one in stage_plans(model, layout, (reader.height, reader.width)):
         say(one.describe())
@@ -92,6 +95,15 @@ def predict_scene(
         say(f"writes {target}")
         for region, part in _regions(classes):
             writer.write(model.grid.window(region, reader.height, reader.width), part)
+
+
+def _files(source: Paths, cache: str | os.PathLike[str], say: Callable[[str], None]) -> Paths:
+    """Return what is read in place of the source, so that windows are cheap."""
+    try:
+        return by_window(source, cache)
+    except RasterError as error:  # the folder may not be ours to write in; a damaged file is found again
+        say(f"{error} It is read as it is, which is slow.")
+        return source
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

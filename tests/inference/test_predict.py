@@ -5,6 +5,7 @@ import pytest
 import rasterio
 
 import holojax
+from holojax.data import cache
 from holojax.data.files import write_geotiff
 from holojax.errors import LayoutError, RasterError
 from holojax.parallel import Layout
@@ -64,6 +65,36 @@ def test_the_map_is_the_largest_logit_of_segment(model, scene, tmp_path):
     chosen = np.take_along_axis(logits, np.where(valid, found, 0)[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(chosen[valid], logits.max(-1)[valid], atol=1e-5)
     assert np.ptp(logits, axis=-1).mean() > 1e-2, "another class would have been noticed"
+
+
+def test_pictures_and_folders_of_bands_give_the_same_map_and_large_pictures_are_converted_once(
+    model, scene, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "WORTH_IT", 1)
+    with rasterio.open(scene) as source:
+        pixels = source.read()
+        place = dict(crs=source.crs, transform=source.transform)
+    (tmp_path / "bands").mkdir()
+    for band, plane in enumerate(pixels):
+        write_geotiff(tmp_path / "bands" / f"B{band}.tif", plane, **place)
+    with rasterio.open(tmp_path / "scene.png", "w", driver="PNG", dtype="uint8", count=3, height=HEIGHT, width=WIDTH,
+                       **place) as target:  # fmt: skip
+        target.write(pixels)
+    maps = {}
+    for name in ("scene.tif", "bands", "scene.png"):
+        holojax.predict_scene(model, tmp_path / name, tmp_path / "map.tif", Layout.create(region=2), data=DATA)
+        with rasterio.open(tmp_path / "map.tif") as source:
+            maps[name] = source.read(1)
+    np.testing.assert_array_equal(maps["bands"], maps["scene.tif"])
+    np.testing.assert_array_equal(maps["scene.png"], maps["scene.tif"])
+    assert len(list((tmp_path / cache.FOLDER).glob("*.tif"))) == 1
+    (tmp_path / "file").write_text("in the way of the folder")
+    said = []
+    holojax.predict_scene(
+        model, tmp_path / "scene.png", tmp_path / "map.tif", Layout.create(region=2),
+        data=DATA | dict(cache=str(tmp_path / "file")), report=said.append,
+    )  # fmt: skip
+    assert any("It is read as it is" in line for line in said)
 
 
 def test_nothing_half_written_is_left(model, scene, tmp_path):
