@@ -7,8 +7,8 @@ The scene is smooth noise, uint8, 3 bands, as tiled GeoTIFFs (blocks of 256): ra
 those that the process asks of the system (`rchar` in /proc/self/io), file headers and all, against the region's part of
 the file. Figures of memory are peaks of a process of its own, less that of one that imports the same and reads nothing.
 The pipeline races those of `torch_windows.py`, where torch and torchgeo are: the same files, more than caches hold, as
-many workers, crops at scales 0.5 to 2, turns, mirrors, brightness and contrast, until a batch is normalised float32. Ours
-changes values on the device, which is the processor where there is no other one.
+many workers, crops at scales 0.5 to 2, turns, mirrors, brightness and contrast, until a batch is normalised float32.
+Ours changes values on the device, which is the processor where there is no other one.
 """
 
 import argparse
