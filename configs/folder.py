@@ -3,10 +3,10 @@
     python scripts/train.py --config=configs/folder.py --workdir=runs/mine --config.data.root=FOLDER \
         --config.model.bands=6 --config.model.classes=5
 
-FOLDER holds {train,val}/{image,label}/NAME.tif: docs/data.md. Mean and standard deviation of the bands are measured when
-training begins. The model is a small REST; the regions see each other at strides 16 and 32, with pooled keys, so that
-windows of 512 x 512 pixels train on two cores: a step a second. On GPUs take `configs/folder.py:swin_tiny` and larger
-windows, or none (`--config.data.window=None`: whole scenes).
+FOLDER holds {train,val}/{image,label}/NAME.tif: docs/data.md. Mean and standard deviation of the bands are measured
+when training begins. The model is a small REST; the regions see each other at strides 16 and 32, with pooled keys, so
+that windows of 512 x 512 pixels train on two cores. On GPUs take `configs/folder.py:swin_tiny` and larger windows, or
+none (`--config.data.window=None`: whole scenes).
 """
 
 from holojax.config import experiment
