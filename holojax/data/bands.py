@@ -16,6 +16,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data.blocks import BlockRaster, Raster, is_lossy
+from holojax.data.checksums import Checksums
 from holojax.data.raster import SUFFIXES, failures_named, gdal_path, open_raster
 from holojax.errors import RasterError
 
@@ -50,7 +51,8 @@ class Header:
 class Part:
     """An open file and which of its bands are read: `bands` (from 1) go to `places` of the scene's pixels.
 
-    `masked`: a mask or alpha band says what is valid; `has_nodata`: values of the file do.
+    `masked`: a mask or alpha band says what is valid; `has_nodata`: values of the file do. `checksums`, if any, are
+    compared before blocks are read.
     """
 
     path: str
@@ -60,20 +62,31 @@ class Part:
     nodatavals: tuple[float | int | None, ...]
     masked: bool
     has_nodata: bool
+    checksums: Checksums | None = None
 
     @classmethod
-    def of(cls, source: Raster, path: str, bands: Sequence[int], places: Sequence[int]) -> Part:
+    def of(
+        cls,
+        source: Raster,
+        path: str,
+        bands: Sequence[int],
+        places: Sequence[int],
+        checksums: Checksums | None = None,
+    ) -> Part:
         """Look at an open file; `bands` are counted from 0 here."""
         flags = {flag for band in bands for flag in source.mask_flag_enums[band]}
         # Many four-band files call their fourth band alpha, wrongly: where it was picked, it is a band.
         picked_alpha = any(source.colorinterp[band] == ColorInterp.alpha for band in bands)
         values = tuple(source.nodatavals[band] for band in bands)
         masked = MaskFlags.per_dataset in flags and not picked_alpha
-        return cls(path, source, [band + 1 for band in bands], list(places), values, masked, MaskFlags.nodata in flags)
+        numbers, has_nodata = [band + 1 for band in bands], MaskFlags.nodata in flags
+        return cls(path, source, numbers, list(places), values, masked, has_nodata, checksums)
 
     def fetch(self, pixels: Shaped[np.ndarray, "h w c"], area: RasterWindow, scaled: Resampling | None) -> None:
         """Read the bands of a window into their places; `scaled` says how they are made to fit, None: they do."""
         planes = np.moveaxis(pixels, -1, 0)
+        if self.checksums is not None and scaled is None:  # overviews are other blocks
+            self.checksums.verify(area)
         with failures_named(self.path):
             if isinstance(self.source, BlockRaster):
                 shape = (len(self.bands), *pixels.shape[:2])  # where that is smaller, pixels are picked, not averaged

@@ -16,6 +16,7 @@ from rasterio.windows import Window as RasterWindow
 
 from holojax.data.bands import Header
 from holojax.data.blocks import Raster
+from holojax.data.checksums import Checksums
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.raster import open_raster, overlap
@@ -35,6 +36,7 @@ class LabelReader:
         table: raw value -> class 0..K-1 or 255 (ignore), sorted by raw value.
         coding: how the file writes raw values: as numbers, or as colours.
         crs, transform: of the file; None where it has none.
+        verify: compare blocks with their checksums, as `SceneReader.open` says.
     """
 
     path: str
@@ -44,6 +46,7 @@ class LabelReader:
     coding: Coding = NUMBERS
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
+    verify: bool = False
 
     @classmethod
     def open(
@@ -55,6 +58,7 @@ class LabelReader:
         ignore: int = IGNORE,
         coding: Coding = NUMBERS,
         known: Mapping[str, Header] | None = None,
+        verify: bool = False,
     ) -> LabelReader:
         """Read the header of a label raster.
 
@@ -93,7 +97,7 @@ class LabelReader:
         table |= label_map
         _check_targets(table, classes)
         transform = None if header.transform.is_identity else header.transform
-        return cls(path, *header.size, tuple(sorted(table.items())), coding, header.crs, transform)
+        return cls(path, *header.size, tuple(sorted(table.items())), coding, header.crs, transform, verify)
 
     @property
     def known(self) -> str:
@@ -103,8 +107,10 @@ class LabelReader:
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., np.ndarray]]:
         """Open the file once for several windows: `with reader.session() as read: labels = read(window)`."""
-        with open_raster(self.path) as source:
-            yield functools.partial(self._read, source)
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(open_raster(self.path))
+            checksums = stack.enter_context(Checksums.of(self.path, source)) if self.verify else None
+            yield functools.partial(self._read, source, checksums)
 
     def read(self, window: Window | None = None, shape: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
         """Read the classes of a window (None: all), uint8 `[h w]`; 255 where ignored and beyond the scene.
@@ -119,7 +125,9 @@ class LabelReader:
         with self.session() as read:
             return read(window or Window(0, 0, self.height, self.width), shape)
 
-    def _read(self, source: Raster, window: Window, shape: tuple[int, int] | None = None) -> np.ndarray:
+    def _read(
+        self, source: Raster, checksums: Checksums | None, window: Window, shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
         shape = shape or (window.height, window.width)
         rows, to_rows = overlap(window.top, window.height, self.height, shape[0])
         cols, to_cols = overlap(window.left, window.width, self.width, shape[1])
@@ -130,6 +138,8 @@ class LabelReader:
             area = RasterWindow(inner.left, inner.top, inner.width, inner.height)
             bands = list(range(1, self.coding.bands + 1))
             if part.shape == (inner.height, inner.width):
+                if checksums is not None:
+                    checksums.verify(area)
                 raw = source.read(bands, window=area)
             else:
                 raw = source.read(bands, window=area, out_shape=(len(bands), *part.shape))
@@ -137,7 +147,7 @@ class LabelReader:
                 part[:] = self._look_up(self.coding.decode(raw, self.path, inner), inner)
             except LabelError:
                 if part.shape != (inner.height, inner.width):
-                    self._read(source, inner)  # fails likewise, and knows the place in the scene
+                    self._read(source, checksums, inner)  # fails likewise, and knows the place in the scene
                 raise
         return labels
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
-from rasterio.enums import Compression, Interleaving
 from rasterio.windows import Window as RasterWindow
 
 from holojax.data.blocks import Raster
-from holojax.data.raster import failures_named, gdal_path, is_remote, open_raster
+from holojax.data.checksums import Checksums
+from holojax.data.raster import failures_named, open_raster
 from holojax.errors import RasterError
 
 BUDGET = 32 << 20  # bytes of pixels that are looked at together
@@ -62,9 +58,9 @@ def scan(path: str, visit: Visit, progress: Callable[[int], object]) -> str:
         RasterError: the file cannot be opened.
     """
     damage = Damage()
-    with open_raster(path) as source, _blocks_file(path, source) as file:
+    with open_raster(path) as source, Checksums.of(path, source) as sums:
         for window in windows(source):
-            if not _read(source, window, file, visit, damage):
+            if not _read(source, window, sums, visit, damage):
                 break  # one stream, such as PNG: nothing after the damage can be read
             progress(int(window.width * window.height))
     return str(damage)
@@ -94,10 +90,11 @@ def _tiles(area: RasterWindow, rows: int, cols: int) -> Iterator[RasterWindow]:
             yield RasterWindow(left, top, min(cols, right - left), min(rows, bottom - top))
 
 
-def _read(source: Raster, window: RasterWindow, file: BinaryIO | None, visit: Visit, damage: Damage) -> bool:
+def _read(source: Raster, window: RasterWindow, sums: Checksums, visit: Visit, damage: Damage) -> bool:
     """Read a window; where that fails, block by block. Returns False where there is nothing more to read."""
     blocks = list(_tiles(window, *source.block_shapes[0]))
-    bad = [] if file is None else [block for block in blocks if not _sound(source, block, file)]
+    high, wide = source.block_shapes[0]
+    bad = [block for block in blocks if not sums.sound(block.row_off // high, block.col_off // wide)]
     for block in bad:
         damage.add(block, "its checksum is wrong")
     if not bad:
@@ -129,41 +126,3 @@ def _show(source: Raster, window: RasterWindow, visit: Visit) -> str:
 
 def _by_block(source: Raster) -> bool:
     return source.driver in ("GTiff", "VRT", "blocks")
-
-
-@contextlib.contextmanager
-def _blocks_file(path: str, source: Raster) -> Iterator[BinaryIO | None]:
-    """Open the file beside GDAL where its blocks carry checksums: a TIFF on this machine, compressed by deflate."""
-    name = gdal_path(path)
-    deflate = source.driver == "GTiff" and source.compression == Compression.deflate
-    if not deflate or is_remote(path) or not os.path.isfile(name):
-        yield None
-        return
-    with open(name, "rb") as file:
-        yield file
-
-
-def _sound(source: Raster, block: RasterWindow, file: BinaryIO) -> bool:
-    """Compare the checksums of a block's bands; a block that is not in the file is sound, and one cut short GDAL's."""
-    high, wide = source.block_shapes[0]
-    place = f"{block.col_off // wide}_{block.row_off // high}"
-    for band in range(1, 2 if source.interleaving == Interleaving.pixel else source.count + 1):
-        start, size = (source.get_tag_item(f"BLOCK_{what}_{place}", "TIFF", band) for what in ("OFFSET", "SIZE"))
-        if start and size:
-            file.seek(int(start))
-            if not _inflates(file.read(int(size))):
-                return False
-    return True
-
-
-def _inflates(packed: bytes) -> bool:
-    engine = zlib.decompressobj()
-    try:
-        while not engine.eof:
-            out = engine.decompress(packed, 1 << 20)  # bounded: a strip may be a whole scene
-            packed = engine.unconsumed_tail
-            if not out and not packed:
-                break
-    except zlib.error:
-        return False
-    return True

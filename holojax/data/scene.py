@@ -17,6 +17,7 @@ from rasterio.windows import Window as RasterWindow
 
 from holojax.data import nodata as holes
 from holojax.data.bands import Header, Part, Paths, check_grid, fits, list_files, pick_bands, shared_nodata
+from holojax.data.checksums import Checksums
 from holojax.data.raster import open_raster, overlap
 from holojax.errors import RasterError
 from holojax.parallel import Window
@@ -42,6 +43,7 @@ class SceneReader:
         crs, transform: of the files; `crs` is None where they have none.
         nodata: the value that means no data where all bands hold it (may be NaN), or None.
         nodata_tolerance: 0, or how far a lossy codec may have moved values at the edge of a hole.
+        verify: compare blocks with their checksums, see `open`.
     """
 
     path: str
@@ -54,6 +56,7 @@ class SceneReader:
     transform: rasterio.Affine
     nodata: float | int | None
     nodata_tolerance: float | int = 0
+    verify: bool = False
 
     @classmethod
     def open(
@@ -65,6 +68,7 @@ class SceneReader:
         nodata_tolerance: float | int = 0,
         quiet: bool = False,
         known: Mapping[str, Header] | None = None,
+        verify: bool = False,
     ) -> SceneReader:
         """Read the headers of a scene and check them.
 
@@ -72,7 +76,9 @@ class SceneReader:
         of their names (B2 before B10). `bands` picks bands (zero-based; None: all but alpha bands, which then say what
         is valid), `nodata` overrides the files' value, and a `nodata_tolerance` above 0 also takes in the frayed edge
         of nodata holes in lossily compressed files. An image without CRS is logged once as a warning, unless `quiet`.
-        Headers that are `known`, by path, are not read.
+        Headers that are `known`, by path, are not read. With `verify` blocks compressed by deflate are compared with
+        their checksums when a process reads them for the first time, which takes as long again: GDAL reads some that
+        are damaged in silence.
 
         Raises:
             RasterError: a file is missing or unreadable, lacks a band, cannot hold the nodata value, or does not lie on
@@ -97,7 +103,8 @@ class SceneReader:
         if first.crs is None and not quiet:
             _warn_once(first.path)
         files = tuple((header.path, len(header.dtypes)) for header in headers)
-        return cls(first.path, files, *first.size, picked, dtype, first.crs, first.transform, nodata, nodata_tolerance)
+        place = first.crs, first.transform
+        return cls(first.path, files, *first.size, picked, dtype, *place, nodata, nodata_tolerance, verify)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., tuple[np.ndarray, np.ndarray]]]:
@@ -108,7 +115,9 @@ class SceneReader:
                 places = [place for place, band in enumerate(self.bands) if start <= band < start + count]
                 if places:
                     own = [self.bands[place] - start for place in places]
-                    parts.append(Part.of(stack.enter_context(open_raster(path)), path, own, places))
+                    source = stack.enter_context(open_raster(path))
+                    checksums = stack.enter_context(Checksums.of(path, source)) if self.verify else None
+                    parts.append(Part.of(source, path, own, places, checksums))
                 start += count
             yield functools.partial(self._read, parts)
 

@@ -67,6 +67,7 @@ class RasterScenes(Sequence):
         cache: folder in which large PNGs and JPEGs are converted once to tiled GeoTIFFs, to be read by window;
             "": `.holojax` beside the files; None: they are read as they are, whole for each window.
         known: headers that need not be read, by path.
+        verify: compare blocks with their checksums, see `SceneReader.open`; None: where `on_skip` is given.
         on_skip: called with a line for each scene that cannot be used, which then is left out; None: that is an error.
 
     Raises:
@@ -90,6 +91,7 @@ class RasterScenes(Sequence):
         names: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         known: Mapping[str, Header] | None = None,
+        verify: bool | None = None,
         on_skip: OnSkip | None = None,
     ) -> None:
         if not pairs:
@@ -97,6 +99,7 @@ class RasterScenes(Sequence):
         self.classes = ClassTable.numbered(classes) if isinstance(classes, int) else classes
         mapping = None if label_map is None else _numbers(label_map)
         picked = None if bands is None else tuple(bands)
+        common = dict(known=known, verify=on_skip is not None if verify is None else verify)
         scenes = []
         titles = names or [_name(image) for image, _ in pairs]
         for name, (image, label) in zip(titles, pairs, strict=True):
@@ -104,10 +107,10 @@ class RasterScenes(Sequence):
                 if cache is not None:
                     image, label = by_window(image, cache), by_window(label, cache)
                 reader = SceneReader.open(
-                    image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, known=known
+                    image, bands=picked, nodata=nodata, nodata_tolerance=nodata_tolerance, quiet=True, **common
                 )
                 labels = LabelReader.open(
-                    label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding, known=known
+                    label, classes=len(self.classes), label_map=mapping, ignore=ignore, coding=coding, **common
                 )
                 _check_pair(reader, labels, scenes[0].image if scenes else reader)
                 scenes.append(SceneSource(name, reader, labels))

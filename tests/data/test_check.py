@@ -8,12 +8,13 @@ import rasterio
 
 from holojax.data import RasterScenes, Skipped, eval_batches
 from holojax.data.check import check_set
+from holojax.data.checksums import Checksums
 from holojax.data.datasets import SETS, is_built, open_set
 from holojax.data.datasets.stand_ins import write_stand_in
 from holojax.data.raster import open_raster
 from holojax.data.scan import BUDGET, scan, windows
 from holojax.errors import ConfigError, HoloJAXError, RasterError
-from holojax.parallel import Layout, RegionGrid
+from holojax.parallel import Layout, RegionGrid, Window
 from tests.data import bad_files
 from tests.data.bad_files import CLASSES, KINDS, LEGAL, REFUSED, draw, write_healthy, write_kind, write_raster
 from tests.parity import ROOT, shared
@@ -278,9 +279,25 @@ def test_the_real_bad_file_is_named(tmp_path):
     assert report.notes == ()
 
 
-def test_training_reads_silent_damage_and_the_check_does_not(corpus):
-    """What GDAL reads wrong in silence only the check finds; if this fails, GDAL has learnt it."""
+def test_what_gdal_reads_in_silence_is_refused_where_checksums_are_compared(corpus):
     silent = [name for name, kind in KINDS.items() if kind.training not in (LEGAL, REFUSED)]
     assert silent == ["other_bits"]
-    (line,) = check_set(corpus("other_bits"), classes=CLASSES).faults
-    assert "its checksum is wrong" in line
+    for settings in (dict(verify=True), dict(on_skip=pytest.fail)):  # who asks to skip what is bad wants to know it
+        scene = RasterScenes.from_folder(corpus("other_bits"), "train", classes=CLASSES, **settings)[2]
+        scene.image.read(Window(0, 0, 32, 90))
+        scene.label.read()
+        with pytest.raises(RasterError, match=r"c\.tif: the block at rows from 32, columns from 32 is damaged"):
+            scene.image.read(Window(60, 60, 10, 30))
+
+
+def test_blocks_are_compared_once_in_a_process(corpus, monkeypatch):
+    compared, sound = [], Checksums.sound
+    monkeypatch.setattr(Checksums, "sound", lambda self, *place: compared.append(place) or sound(self, *place))
+    scene = RasterScenes.from_folder(corpus("healthy"), "train", classes=CLASSES, verify=True)[0]
+    for _ in range(2):
+        scene.image.read(Window(10, 10, 20, 60))
+        scene.image.read(Window(40, 40, 2, 2))
+        scene.label.read(Window(0, 0, 5, 5))
+    assert compared == [(0, 0), (0, 1), (0, 2), (1, 1), (0, 0)]
+    scene.image.read(shape=(7, 9))  # scaled: from overviews, if there are any
+    assert len(compared) == 5
