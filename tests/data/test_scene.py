@@ -379,3 +379,18 @@ def test_scaled_reads_average_images_and_pick_where_an_override_would_be_mixed(t
     assert not valid[:, :2].any()
     assert valid[:, 2:].all()
     assert set(np.unique(read[:, 2:])) <= {0, 100}
+
+
+def test_bytes_that_cameras_leave_in_jpegs_are_no_damage(tmp_path, rng):
+    path = tmp_path / "a.jpg"
+    profile = dict(driver="JPEG", width=40, height=30, count=3, dtype="uint8", **PLACE)
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(rng.integers(0, 256, (3, 30, 40)).astype(np.uint8))
+    data = path.read_bytes()
+    sound = SceneReader.open(path).read()[0]
+    path.write_bytes(data.replace(b"\xff\xda", b"\x11\x22\x33\xff\xda", 1))
+    np.testing.assert_array_equal(SceneReader.open(path).read()[0], sound)
+    middle = len(data) * 3 // 4
+    path.write_bytes(data[:middle] + b"\xff\xd9" + data[middle + 2 :])
+    with pytest.raises(RasterError, match=r"a\.jpg: .*(Premature end|Corrupt JPEG data)"):
+        SceneReader.open(path).read()
