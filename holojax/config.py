@@ -325,6 +325,10 @@ TRAIN = dict(
     keep=2,  # checkpoints kept
 )
 
+_COUNTS = (
+    *("steps", "learning_rate", "warmup", "weight_decay", "clip"),
+    *("log_every", "evaluate_every", "checkpoint_every"),
+)
 LOSSES = ("ce", "cross_entropy", "dice", "soft_dice", "focal", "lovasz", "tversky", "boundary", "ohem", "set")
 
 EVALUATE = dict(
@@ -532,9 +536,11 @@ def _check_sizes(full: dict[str, Any]) -> None:
             f"data.mean and data.std: expected both, or () for both (measured when training begins), found "
             f"{data['mean']} and {data['std']}."
         )
-    for key, least in (("prefetch", 1), ("workers", 0)):
-        if data[key] < least:
-            raise ConfigError(f"data.{key}: expected {least} or more, found {data[key]}.")
+    least = dict(data=dict(batch=1, prefetch=1, workers=0), train=dict.fromkeys(_COUNTS, 0) | dict(keep=1))
+    for section, limits in least.items():
+        for key, limit in limits.items():
+            if not full[section][key] >= limit:
+                raise ConfigError(f"{section}.{key}: expected {limit} or more, found {full[section][key]}.")
     if len(full["augment"]["scale"]) != 2:
         raise ConfigError(f"augment.scale: expected (smallest, largest), found {full['augment']['scale']}.")
     if full["augment"]["distort"]["probability"] > 0 and model["bands"] != 3:

@@ -218,3 +218,26 @@ def test_a_configuration_survives_json():
 def test_the_schema_needs_no_configuration_library():
     code = "import sys, holojax.config; sys.exit('ml_collections' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "steps", -1),
+        ("train", "learning_rate", -1e-3),
+        ("train", "clip", -1.0),
+        ("train", "keep", 0),
+        ("data", "batch", 0),
+        ("data", "prefetch", 0),
+        ("data", "workers", -1),
+    ],
+)
+def test_numbers_below_what_they_can_be_are_refused(section, key, value):
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}: expected . or more, found {value}"):
+        config.complete({section: {key: value}})
+
+
+def test_mean_and_deviation_are_given_or_measured_together():
+    assert config.complete(dict(data=dict(mean=(), std=())))["data"]["mean"] == ()
+    with pytest.raises(ConfigError, match=r"data\.mean and data\.std: expected both"):
+        config.complete(dict(data=dict(mean=())))
