@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import os
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -172,8 +173,9 @@ def _close(reference: weakref.ref) -> None:
 
 
 def _settle(number: int, count: int) -> None:
-    """Keep a worker process, which computes nothing with JAX, off the accelerators."""
+    """Keep a worker process, which only reads, off the accelerators, and reading in its one thread."""
     del number, count
+    os.environ.setdefault("GDAL_NUM_THREADS", "1")
     jax.config.update("jax_platforms", "cpu")
 
 

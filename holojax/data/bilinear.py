@@ -33,10 +33,15 @@ class GridMix:
         """Find the neighbours, all of them in `box` or beyond the file, of places in pixels from the file's corner."""
         return cls(_Axis.at(down, box.top, box.height), _Axis.at(right, box.left, box.width), transpose)
 
+    @property
+    def within(self) -> bool:
+        """Whether all places lie in the file."""
+        return bool(self.rows.inside.all() and self.cols.inside.all())
+
     def nearest(self, values: Shaped[np.ndarray, "rows cols"], beyond: int) -> Shaped[np.ndarray, "h w"]:
         """Take the value of the pixel that holds each place; `beyond` the file that one."""
         out = values.take(self.rows.nearest, 0, mode="clip").take(self.cols.nearest, 1, mode="clip")
-        if not (self.rows.inside.all() and self.cols.inside.all()):
+        if not self.within:
             out = np.where(np.logical_and.outer(self.rows.inside, self.cols.inside), out, np.array(beyond, out.dtype))
         return out.swapaxes(0, 1) if self.transpose else out
 
@@ -119,12 +124,14 @@ class FreeMix:
             all that lies beyond the file.
         first: the upper left one of four neighbours, in the flattened rectangle.
         down, right: how far the place lies from there, 0 to 1.
+        within: whether all places are known to lie in the file.
     """
 
     width: int
     first: Int[np.ndarray, "h w"]
     down: Float[np.ndarray, "#h #w"]
     right: Float[np.ndarray, "#h #w"]
+    within: bool = False
 
     @classmethod
     def at(cls, down: Float[np.ndarray, "#h #w"], right: Float[np.ndarray, "#h #w"], box: Window) -> FreeMix:

@@ -150,14 +150,14 @@ class Warp:
             if not box.height:
                 continue
             image, inside = read_image(box)
-            classes = read_label(box)
+            classes, complete = read_label(box), bool(inside.all())
             for part in _squares(whole, BLOCK):
                 inner = self.source(part)
                 if not inner.height:
                     continue
                 mix, there, here = self._mix(part, inner), _slices(inner, box), _slices(part, window)
-                known, shown = mix.nearest(inside[there], False), mix.nearest(classes[there], IGNORE)
-                colours = mix.bilinear(image[there], inside[there])
+                known = np.True_ if complete and mix.within else mix.nearest(inside[there], False)
+                colours, shown = mix.bilinear(image[there], inside[there]), mix.nearest(classes[there], IGNORE)
                 if not known.all():
                     shown, colours = np.where(known, shown, np.uint8(IGNORE)), np.where(known[..., None], colours, 0)
                 valid[here], labels[here], pixels[here] = known, shown, colours
