@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from holojax.parallel import Window
 
+CACHE = 512 << 10  # bytes of a core's cache that hold the rows which are mixed at once
+
 
 @dataclasses.dataclass(frozen=True)
 class GridMix:
@@ -49,43 +51,24 @@ class GridMix:
         self, image: Shaped[np.ndarray, "rows cols c"], inside: Bool[np.ndarray, "rows cols"]
     ) -> Shaped[np.ndarray, "h w c"]:
         """Interpolate between the pixels that are `inside`, in the dtype of the image."""
-        values, whole = image.astype(_kind(image.dtype)), inside.all()
-        if not whole:
-            values = np.where(inside[..., None], values, values.dtype.type(0))
-        total = self._mix(values)
-        if not whole:
-            mass = self._mix(inside[..., None].astype(values.dtype))
-            lacking = ~self._all(inside)[..., None] & (mass > 0)
-            np.divide(total, mass, out=total, where=lacking)
-        if image.dtype.kind in "iu":
-            np.rint(total, out=total)
-        if not self.transpose:
-            return total.astype(image.dtype)
-        out = np.empty((total.shape[1], total.shape[0], total.shape[2]), image.dtype)
-        for band in range(total.shape[2]):  # twice as fast as all at once
-            out[..., band] = total[..., band].T
+        bands, kind = image.shape[-1], _kind(image.dtype)
+        height, width = len(self.rows.share), len(self.cols.share)
+        out = np.empty((width, height, bands) if self.transpose else (height, width, bands), image.dtype)
+        across, complete = self.cols.spread(bands), inside.all()
+        lines = max(CACHE * height // (image.size * np.dtype(kind).itemsize), 1)
+        for top in range(0, height, lines):
+            along, reach = self.rows.cut(top, min(top + lines, height))
+            values = image[reach].astype(kind)
+            total = _mix(values, along, across) if complete else _mix_inside(values, inside[reach], along, self.cols)
+            if image.dtype.kind in "iu":
+                np.rint(total, out=total)
+            if not self.transpose:
+                out[top : top + lines] = total
+                continue
+            total = total.astype(image.dtype)
+            for band in range(bands):  # twice as fast as all at once
+                out[:, top : top + lines, band] = total[..., band].T
         return out
-
-    def _mix(self, values: Float[np.ndarray, "rows cols c"]) -> Float[np.ndarray, "n m c"]:
-        bands, kind = values.shape[-1], values.dtype
-        lines = values.reshape(len(values), -1)
-        out, other = lines.take(self.rows.first, 0), lines.take(self.rows.second, 0)
-        other -= out
-        other *= self.rows.share[:, None].astype(kind)
-        out += other
-        first, second = (
-            (each[:, None] * bands + np.arange(bands)).ravel() for each in (self.cols.first, self.cols.second)
-        )
-        out, other = out.take(first, 1), out.take(second, 1)
-        other -= out
-        other *= np.repeat(self.cols.share.astype(kind), bands)
-        out += other
-        return out.reshape(len(self.rows.share), len(self.cols.share), bands)
-
-    def _all(self, inside: Bool[np.ndarray, "rows cols"]) -> Bool[np.ndarray, "n m"]:
-        """Tell where all neighbours are inside."""
-        lines = inside.take(self.rows.first, 0) & inside.take(self.rows.second, 0)
-        return lines.take(self.cols.first, 1) & lines.take(self.cols.second, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +96,17 @@ class _Axis:
         nearest = first + (share >= 0.5)
         inside = (nearest >= 0) & (nearest < extent)
         return cls(first.clip(0, extent - 1), (first + 1).clip(0, extent - 1), share, nearest, inside)
+
+    def cut(self, start: int, stop: int) -> tuple[_Axis, slice]:
+        """Return some of the places, and the pixels that they need, from the first of which these are counted."""
+        part = [getattr(self, field.name)[start:stop] for field in dataclasses.fields(self)]
+        low, high = int(min(part[0][0], part[0][-1])), int(max(part[1][0], part[1][-1])) + 1
+        return _Axis(part[0] - low, part[1] - low, *part[2:]), slice(low, high)
+
+    def spread(self, bands: int) -> _Axis:
+        """Return the places of numbers, where a pixel has one for each band."""
+        pixels = ((each[:, None] * bands + np.arange(bands)).ravel() for each in (self.first, self.second))
+        return _Axis(*pixels, *(np.repeat(each, bands) for each in (self.share, self.nearest, self.inside)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +169,31 @@ class FreeMix:
             total /= np.where(whole | (mass == 0), 1, mass).astype(kind)
         out = np.moveaxis(total, 0, -1)
         return (np.rint(out) if image.dtype.kind in "iu" else out).astype(image.dtype)
+
+
+def _mix(values: Float[np.ndarray, "rows cols c"], rows: _Axis, across: _Axis) -> Float[np.ndarray, "n m c"]:
+    """Mix rows, then columns; `across` is spread over the bands."""
+    lines, kind = values.reshape(len(values), -1), values.dtype
+    out, other = lines.take(rows.first, 0), lines.take(rows.second, 0)
+    other -= out
+    other *= rows.share[:, None].astype(kind)
+    out += other
+    out, other = out.take(across.first, 1), out.take(across.second, 1)
+    other -= out
+    other *= across.share.astype(kind)
+    out += other
+    return out.reshape(len(out), -1, values.shape[-1])
+
+
+def _mix_inside(
+    values: Float[np.ndarray, "rows cols c"], inside: Bool[np.ndarray, "rows cols"], rows: _Axis, cols: _Axis
+) -> Float[np.ndarray, "n m c"]:
+    """Mix what is inside alone: only where a neighbour is missing do the others share its weight."""
+    total = _mix(np.where(inside[..., None], values, values.dtype.type(0)), rows, cols.spread(values.shape[-1]))
+    mass = _mix(inside[..., None].astype(values.dtype), rows, cols)
+    lines = inside.take(rows.first, 0) & inside.take(rows.second, 0)
+    whole = lines.take(cols.first, 1) & lines.take(cols.second, 1)
+    return np.divide(total, mass, out=total, where=~whole[..., None] & (mass > 0))
 
 
 def _kind(dtype: np.dtype) -> type[np.floating]:

@@ -22,7 +22,7 @@ ReadImage = Callable[[Window], tuple[np.ndarray, np.ndarray]]
 ReadLabel = Callable[[Window], np.ndarray]
 Seen = tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]
 
-# Side of what a warp computes at once, pixels: what that is computed with stays in a core's cache.
+# Side of what a free turn computes at once, pixels: what that is computed with stays in a core's cache.
 BLOCK = 256
 # What a warp reads at once, bytes of pixels: much, since blocks of the file are decoded anew for each read, and little
 # beside a region. A turned square needs the pixels of a rectangle of up to twice its area.
@@ -151,7 +151,7 @@ class Warp:
                 continue
             image, inside = read_image(box)
             classes, complete = read_label(box), bool(inside.all())
-            for part in _squares(whole, BLOCK):
+            for part in [whole] if self._on_grid else _squares(whole, BLOCK):
                 inner = self.source(part)
                 if not inner.height:
                     continue
@@ -163,6 +163,11 @@ class Warp:
                 valid[here], labels[here], pixels[here] = known, shown, colours
         return pixels, valid, labels
 
+    @property
+    def _on_grid(self) -> bool:
+        """Whether rows of the view are rows, or columns, of the file."""
+        return 0 in self.matrix[0]
+
     def _side(self, pixels: Shaped[np.ndarray, "_ _ c"]) -> int:
         """Return the side of the squares of the view that are read at once, for such pixels."""
         (a, b), (c, d) = self.matrix
@@ -173,7 +178,7 @@ class Warp:
         """Find out what of `box` makes up a part of the view."""
         rows, cols = np.ix_(np.arange(part.top, part.top + part.height), np.arange(part.left, part.left + part.width))
         places = self.positions(rows, cols)
-        if 0 in self.matrix[0]:
+        if self._on_grid:
             return GridMix.at(places[0].ravel(), places[1].ravel(), box, self.matrix[0][0] == 0)
         return FreeMix.at(*places, box)
 
