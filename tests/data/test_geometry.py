@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holojax.data import Augment, geometry
+from holojax.data import Augment, bilinear, geometry
 from holojax.data.augment import draw_view, largest_share
 from holojax.data.geometry import View, Warp
 from holojax.parallel import RegionGrid, Window
@@ -74,13 +74,20 @@ def test_a_window_of_a_view_is_that_of_the_whole_view_bit_for_bit(size, window, 
             np.testing.assert_array_equal(found, wanted[here])
 
 
-def test_the_blocks_that_a_warp_is_computed_in_do_not_show(monkeypatch):
-    scene, view = random_scene(0, (40, 50)), draw_view(FREE, np.random.default_rng(3), (40, 50), (30, 30))
+@pytest.mark.parametrize("augment", [FREE, Augment(scale=(0.5, 2.0))])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("holes", [0, 0.1])
+def test_the_pieces_that_a_warp_is_read_and_computed_in_do_not_show(monkeypatch, augment, seed, holes):
+    scene, view = random_scene(seed, (40, 50), holes=holes), draw_view(augment, np.random.default_rng(seed), (40, 50))
     assert isinstance(view, Warp)
     whole = scene.seen(view)
     monkeypatch.setattr(geometry, "BLOCK", 7)
+    monkeypatch.setattr(geometry, "BYTES", 1000)
+    monkeypatch.setattr(bilinear, "CACHE", 1000)
+    scene.windows.clear()
     for found, wanted in zip(scene.seen(view), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
+    assert len(scene.windows) > 2
 
 
 def by_hand(scene, view):
