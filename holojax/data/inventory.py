@@ -111,7 +111,7 @@ def _built(root: Path, on_fault: Fault) -> tuple[list[Entry], Labels]:
     if table is None:
         return [], Labels()
     entries = []
-    for split, name, paths, changes in builder.list_built(root):
+    for split, name, paths, changes in attempt(on_fault, root, lambda: list(builder.list_built(root))) or ():
         for part, text in changes.items():
             if text:
                 on_fault(f"{paths[part]}: {text}")

@@ -106,7 +106,7 @@ def test_training_refuses_what_is_not_legal(corpus, name):
     assert kind.file in str(error.value).partition(": ")[0]
 
 
-@pytest.mark.parametrize("name", sorted(n for n in KINDS.keys() - {AS_NOBODY} if KINDS[n].training == REFUSED))
+@pytest.mark.parametrize("name", sorted(n for n in KINDS.keys() - {AS_NOBODY} if KINDS[n].training != LEGAL))
 def test_a_run_that_skips_goes_on_without_it_and_lists_it(corpus, name):
     skipped = Skipped()
     valid = train_on(corpus(name), name, skipped)
@@ -301,3 +301,19 @@ def test_blocks_are_compared_once_in_a_process(corpus, monkeypatch):
     assert compared == [(0, 0), (0, 1), (0, 2), (1, 1), (0, 0)]
     scene.image.read(shape=(7, 9))  # scaled: from overviews, if there are any
     assert len(compared) == 5
+
+
+@pytest.mark.parametrize("damage", ["records", "table", "info"])
+def test_what_was_built_and_is_damaged_is_named(tmp_path, damage):
+    pytest.importorskip("tensorflow_datasets")
+    write_healthy(tmp_path)
+    built = bad_files.build(tmp_path, "index")
+    name = {"records": "*.array_record*", "table": "metadata.json", "info": "features.json"}[damage]
+    bad_files.cut(next(built.glob(name)), 0.5)
+    (line,) = check_set(built).faults
+    assert line.startswith(f"{built}")
+    assert "uild it again" in line
+    from holojax.data.datasets.builder import open_built
+
+    with pytest.raises(RasterError, match="uild it again"):
+        open_built(built, "train")

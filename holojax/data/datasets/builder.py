@@ -6,6 +6,7 @@ written one after another in the order of the scenes: TFDS's shuffling writer wo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -29,7 +30,7 @@ from holojax.data.coding import Coding
 from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
 from holojax.data.raster import open_raster
 from holojax.data.scenes import OnSkip, RasterScenes, skipping
-from holojax.errors import ConfigError, LabelError, RasterError
+from holojax.errors import ConfigError, HoloJAXError, LabelError, RasterError
 
 INDEX, BLOCKS = "index", "blocks"
 _PER_SHARD = 1024  # blocks: below 1 GB each, of three bands of uint8
@@ -138,11 +139,12 @@ def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> R
     root = Path(folder)
     if not (root / "metadata.json").exists():
         raise RasterError(f"{root}: no data set was built here. Call its builder's download_and_prepare().")
-    built = tfds.builder_from_directory(root)
-    if split not in built.info.splits:
-        raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
-    table = read_table(root)
-    found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split, settings.get("on_skip")))
+    with _readable(root):
+        built = tfds.builder_from_directory(root)
+        if split not in built.info.splits:
+            raise RasterError(f"{root}: no split {split!r}; there are {', '.join(built.info.splits)}.")
+        table, on_skip = read_table(root), settings.get("on_skip")
+        found = list(_blocked(root, table, split) if table["scenes"] else _indexed(built, split, on_skip))
     if not found:
         raise RasterError(f"{root}: the scenes of the split {split!r} have no labels.")
     names = [name for name, _ in found]
@@ -277,16 +279,28 @@ def list_built(folder: str | os.PathLike[str]) -> Iterator[tuple[str, str, dict[
 
     The last is "" where a file is as it was indexed, else it says what changed; blocks never do.
     """
-    built, table = tfds.builder_from_directory(folder), read_table(folder)
-    for scene in table["scenes"]:
-        split, name = scene["split"], scene["name"]
-        paths = {part: block_path(folder, part, split, name) for part in (IMAGE, LABEL) if part in scene}
-        yield split, name, paths, dict.fromkeys(paths, "")
-    for split in () if table["scenes"] else built.info.splits:
-        for record in built.as_data_source(split=split):
-            paths = {part: record[f"{part}_path"].decode() for part in (IMAGE, LABEL) if record[f"{part}_path"]}
-            changes = {part: _changed(path, record[f"{part}_state"].decode()) for part, path in paths.items()}
-            yield split, record["scene_id"].decode(), paths, changes
+    with _readable(folder):
+        built, table = tfds.builder_from_directory(folder), read_table(folder)
+        for scene in table["scenes"]:
+            split, name = scene["split"], scene["name"]
+            paths = {part: block_path(folder, part, split, name) for part in (IMAGE, LABEL) if part in scene}
+            yield split, name, paths, dict.fromkeys(paths, "")
+        for split in () if table["scenes"] else built.info.splits:
+            for record in built.as_data_source(split=split):
+                paths = {part: record[f"{part}_path"].decode() for part in (IMAGE, LABEL) if record[f"{part}_path"]}
+                changes = {part: _changed(path, record[f"{part}_state"].decode()) for part, path in paths.items()}
+                yield split, record["scene_id"].decode(), paths, changes
+
+
+@contextlib.contextmanager
+def _readable(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the folder where TFDS or array_record fail, each in its own way."""
+    try:
+        yield
+    except HoloJAXError:
+        raise
+    except Exception as error:
+        raise RasterError(f"{folder}: expected a built data set, cannot read it ({error}). Build it again.") from error
 
 
 def _changed(path: str, state: str) -> str:
