@@ -189,7 +189,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/models.md"))
     arguments = parser.parse_args()
     # Compiling is most of the time, and little of it is won back by code that is fast.
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
     os.environ["JAX_PLATFORMS"] = "cpu"
     found = {}
     # New processes now and then: each compilation leaves some memory behind.
