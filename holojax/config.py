@@ -236,6 +236,7 @@ DATA = dict(
     sampling=Choice(("scenes", "classes")),  # every scene once an epoch | every class as often, by scenes and crops
     # that hold it
     on_error=Choice(("raise", "skip")),  # a file that cannot be read ends the run | is left out, counted and listed
+    verify=True,  # blocks compressed by deflate are compared with their checksums, each once, which GDAL does not do
     prefetch=2,  # batches prepared ahead
     workers=0,  # processes that prepare them; 0: threads
     cache="",  # folder in which PNGs and JPEGs above 4096 x 4096 pixels are converted once; "": .holojax beside them

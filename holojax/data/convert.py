@@ -26,9 +26,9 @@ from holojax.data.inventory import Entry, Labels, take_inventory
 from holojax.data.labels import LabelReader
 from holojax.data.raster import allow_no_georeference, open_raster
 from holojax.data.scene import SceneReader
-from holojax.data.scenes import misplaced
+from holojax.data.scenes import check_label
 from holojax.data.tiled import add_overviews, tiled_profile, write_tiled
-from holojax.errors import ConfigError, LabelError, RasterError
+from holojax.errors import ConfigError, RasterError
 from holojax.parallel import Window
 
 CODECS = ("deflate", "zstd", "lzw")
@@ -124,14 +124,7 @@ def _convert_label(entry: Entry, image: SceneReader, labels: Labels, ignore: int
     """Write a label unless it is there; tell whether it was written."""
     target, codec, progress = how
     label = LabelReader.open(entry.label, **labels.settings(ignore))
-    if (label.height, label.width) != (image.height, image.width):
-        raise LabelError(
-            f"{label.path}: expected {image.height} x {image.width} pixels (height x width) as its image {image.path}, "
-            f"found {label.height} x {label.width}; resample or replace the label."
-        )
-    elsewhere = misplaced(label, image)
-    if elsewhere:
-        raise LabelError(f"{label.path}: {elsewhere}")
+    check_label(label, image)
     made_from = _made_from([label.path], codec, repr((label.table, label.coding, labels.classes)))
     if _is_there(target, made_from):
         return False

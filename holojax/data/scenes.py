@@ -208,7 +208,8 @@ def _files(root: Path, names: Sequence[str], on_skip: OnSkip | None = None) -> d
     return found
 
 
-def _check_pair(image: SceneReader, label: LabelReader, first: SceneReader) -> None:
+def check_label(label: LabelReader, image: SceneReader) -> None:
+    """Raise a LabelError if a label has another size than its image, or lies elsewhere."""
     if (label.height, label.width) != (image.height, image.width):
         raise LabelError(
             f"{label.path}: expected {image.height} x {image.width} pixels (height x width) as its image "
@@ -217,6 +218,10 @@ def _check_pair(image: SceneReader, label: LabelReader, first: SceneReader) -> N
     elsewhere = misplaced(label, image)
     if elsewhere:
         raise LabelError(f"{label.path}: {elsewhere}")
+
+
+def _check_pair(image: SceneReader, label: LabelReader, first: SceneReader) -> None:
+    check_label(label, image)
     if len(image.bands) != len(first.bands) or image.dtype != first.dtype:
         raise RasterError(
             f"{image.path}: expected {len(first.bands)} band(s) of {first.dtype} as in {first.path}, found "

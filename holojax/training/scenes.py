@@ -46,6 +46,7 @@ def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterSc
         "nodata": data.nodata,
         "nodata_tolerance": data.nodata_tolerance,
         "cache": data.cache,
+        "verify": data.verify,
         "on_skip": skipper(cfg, on_skip),
     }
     built = is_built(data.root)
