@@ -6,12 +6,14 @@ import types
 import jax
 import numpy as np
 import pytest
+import rasterio.env
 
 from holojax.data import Augment, RasterScenes, SceneReader, Skipped, eval_batches, load_scene, pipeline, train_batches
 from holojax.data.augment import draw_view
 from holojax.data.batches import HostBatches, Listed
 from holojax.data.geometry import View
 from holojax.data.order import ByClass, Uniform
+from holojax.data.raster import gdal_settings
 from holojax.errors import ConfigError, LabelError, LayoutError, RasterError
 from holojax.parallel import Layout, RegionGrid, Window
 
@@ -364,3 +366,17 @@ def test_an_order_by_class_shows_what_is_rare(tiff):
         return np.mean([(batch["label"] == 1).any() for batch in take(batches, 40)])
 
     assert share(ByClass([cells], (8,), [(64, 64)], seed=0)) > 2 * share(None)
+
+
+@pytest.mark.parametrize(("prefetch", "threads"), [(1, "2"), (4, "1")])
+def test_where_batches_fill_the_cores_each_is_decoded_in_one_thread(square, monkeypatch, prefetch, threads):
+    monkeypatch.setattr("holojax.data.batches.cores", lambda: 4)
+    look, used = View.look, set()
+
+    def note(*arguments):
+        used.add(gdal_settings("a.tif").get("GDAL_NUM_THREADS") or rasterio.env.getenv().get("GDAL_NUM_THREADS"))
+        return look(*arguments)
+
+    monkeypatch.setattr(View, "look", note)
+    take(train_batches(square, GRID, Layout.create(1, 1), batch=1, prefetch=prefetch), 2)
+    assert used == {threads}
