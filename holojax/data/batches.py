@@ -127,12 +127,16 @@ def _see(
     scene: Any, view: View | Warp, windows: Sequence[tuple[int, Window]], on_skip: OnSkip | None
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
     """Yield what is seen in each window; with `on_skip`, those that cannot be read are left out."""
-    if not windows:
-        return
-    with skipping(on_skip), scene.image.session() as read_image, scene.label.session() as read_label:
-        for at, window in windows:
-            with skipping(on_skip):
+    waiting = list(windows)
+    while waiting:
+        count = len(waiting)
+        # Opened anew after a failure: GDAL complains of some damaged blocks once, and then gives what it made of them.
+        with skipping(on_skip), scene.image.session() as read_image, scene.label.session() as read_label:
+            while waiting:
+                at, window = waiting.pop(0)
                 yield at, view.look(window, read_image, read_label)
+        if len(waiting) == count:  # it cannot be opened
+            return
 
 
 def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> Iterator[dict[str, Any]]:

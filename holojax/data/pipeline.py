@@ -17,7 +17,7 @@ from holojax.data.geometry import View
 from holojax.data.order import Order, Uniform
 from holojax.data.photometry import KINDS
 from holojax.data.scenes import OnSkip
-from holojax.errors import ConfigError, LayoutError
+from holojax.errors import ConfigError, LayoutError, RasterError
 from holojax.parallel import Layout, RegionGrid, Window
 
 Batch = dict[str, jax.Array]
@@ -123,12 +123,15 @@ def eval_batches(
 
     Raises:
         LayoutError: batch, regions or window do not fit the layout or the grid.
-        RasterError, LabelError: from the iterator, when a file turns out to be damaged.
+        RasterError: with `on_skip` no scene is left. RasterError, LabelError: from the iterator, when a file turns out
+            to be damaged.
     """
     _check(grid, layout, batch)
     scenes = list(map(dataset.scene, range(len(dataset))))
     if window is None and on_skip is not None:
         scenes = [scene for scene in scenes if _fits(grid, scene, on_skip)]
+        if not scenes:
+            raise RasterError(f"{dataset.scene(0).image.path}: neither this nor another scene can be cut into regions.")
     items = [(scene, view) for scene in scenes for view in _tiles(scene.size, window)]
     groups: list[tuple[list[Look], tuple[int, int]]] = []
     for start in range(0, len(items), batch):

@@ -194,7 +194,13 @@ def _files(root: Path, names: Sequence[str], on_skip: OnSkip | None = None) -> d
     if here is None:
         raise RasterError(f"{root / names[0]}: no such folder. Expected {LAYOUT} in {root.parent}.")
     found: dict[str, Path] = {}
-    for path in sorted(here.iterdir()):
+    try:
+        paths = sorted(here.iterdir())
+    except OSError as error:
+        raise RasterError(
+            f"{here}: cannot be listed ({error.strerror}). Give yourself the right to read it."
+        ) from error
+    for path in paths:
         bands = path.is_dir() and names == IMAGE_FOLDERS and any(map(is_raster, path.iterdir()))
         if path.name.startswith(".") or not (bands or is_raster(path)):
             continue

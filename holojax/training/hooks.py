@@ -126,16 +126,16 @@ class TensorBoard:
 
 
 class Checkpoint:
-    """Keep the state, and what the next batch depends on beside its number."""
+    """Keep the state, and what batches depend on beside their number."""
 
-    def __init__(self, every: int, store: Store, data: dict[str, Any] | None = None):
-        self._every, self._store, self._data = every, store, data or {}
+    def __init__(self, every: int, store: Store, data: dict[str, Any]):
+        self._every, self._store, self._data = every, store, data
 
     def __call__(self, moment: Moment) -> None:
         """Save, if it is time."""
         if moment.due(self._every):
             state = moment.state
-            self._store.save(moment.step, state.weights, rest_of(state), {"next_step": moment.step, **self._data})
+            self._store.save(moment.step, state.weights, rest_of(state), self._data)
 
 
 def rest_of(state: State) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from holojax.checkpoints.convert import adopt_numerics, initial_weights
 from holojax.checkpoints.store import CONFIG, Store, load_config, save_config
-from holojax.data import Skipped, train_batches
+from holojax.data import RasterScenes, Skipped, train_batches
+from holojax.data.order import Order
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError
 from holojax.models import build_model
 from holojax.models.plans import stage_plans
@@ -50,14 +51,7 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     """
     started = time.perf_counter()
     skipped = Skipped(lambda line: print(line, file=sys.stderr, flush=True))
-    scenes = open_scenes(cfg, cfg.data.split, skipped)  # first: without scenes no folder is made
-    unseen = open_scenes(cfg, cfg.evaluate.split, skipped) if cfg.evaluate.split else None
-    if not (cfg.data.class_names and cfg.data.palette):  # a run's maps need them, where its data may not be
-        cfg.data.class_names, cfg.data.palette = scenes.classes.names, scenes.classes.palette
-    if not cfg.data.mean and (Path(workdir) / CONFIG).exists():
-        before = load_config(workdir).data  # what a run began with it goes on with
-        cfg.data.mean, cfg.data.std = before.mean, before.std
-    order = order_of(cfg, scenes, measure_scenes(cfg, scenes, skipped))
+    scenes, unseen, order = open_data(cfg, workdir, skipped)  # first: without scenes no folder is made
     augment = augmentation(cfg)
     adopted = adopt_numerics(cfg, cfg.train.init) if cfg.train.init else []
     workdir = prepare(cfg, workdir, resume)
@@ -67,10 +61,11 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
     recipe = make_recipe(cfg, structure, layout)
     optimizer = make_optimizer(cfg.train, structure.frozen)
     state = first_state(weights, optimizer, layout)
-    say = skipped.say = hooks.Report(workdir / "log.txt")
-    store, data = Store(workdir, keep=cfg.train.keep), data_record(cfg, scenes)
-    events = hooks.TensorBoard(cfg.train.log_every, workdir / "events")
-    try:
+    with contextlib.ExitStack() as stack:
+        say = skipped.say = stack.enter_context(contextlib.closing(hooks.Report(workdir / "log.txt")))
+        store, data = stack.enter_context(Store(workdir, keep=cfg.train.keep)), data_record(cfg, scenes)
+        events = hooks.TensorBoard(cfg.train.log_every, workdir / "events")
+        stack.callback(events.close)
         height, width = cfg.data.window or scenes.largest
         say(_title(cfg, layout, recipe, weights, len(scenes)))
         for one in stage_plans(model, layout, (height, width), cfg.data.batch):
@@ -117,10 +112,6 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
             figures |= measure(state)
         if skipped.counts:
             say(skipped.summary())
-    finally:
-        store.close()
-        events.close()
-        say.close()
     result = {
         "step": int(state.step),
         "loss": float(state.loss),
@@ -129,6 +120,26 @@ def train(cfg: Any, workdir: str | Path, layout: Layout, *, resume: str = "auto"
         "params_sha256": fingerprint(state.weights.params),
     }
     return result | ({"skipped": skipped.counts.total()} if cfg.data.on_error == "skip" else {})
+
+
+def open_data(cfg: Any, workdir: str | Path, skipped: Skipped) -> tuple[RasterScenes, RasterScenes | None, Order]:
+    """Open the scenes of training and of validation, complete what the configuration leaves to the data, order them."""
+    scenes = open_scenes(cfg, cfg.data.split, skipped)
+    unseen = open_scenes(cfg, cfg.evaluate.split, skipped) if cfg.evaluate.split else None
+    if not (cfg.data.class_names and cfg.data.palette):  # a run's maps need them, where its data may not be
+        cfg.data.class_names, cfg.data.palette = scenes.classes.names, scenes.classes.palette
+    if not cfg.data.mean and latest_step(workdir) is not None:
+        before = load_config(workdir).data  # what a run began with it goes on with
+        cfg.data.mean, cfg.data.std = before.mean, before.std
+    return scenes, unseen, order_of(cfg, scenes, measure_scenes(cfg, scenes, skipped))
+
+
+def latest_step(workdir: str | Path) -> int | None:
+    """Return the step of the newest checkpoint of a run; None where there is none."""
+    if not (Path(workdir) / CONFIG).exists():
+        return None
+    with Store(workdir) as store:
+        return store.latest()
 
 
 def run(
@@ -167,15 +178,14 @@ def prepare(cfg: Any, workdir: str | Path, resume: str) -> Path:
         cfg.train.init = str(Path(cfg.train.init).absolute())
     if cfg.data.root:
         cfg.data.root = str(Path(cfg.data.root).absolute())  # evaluation may start elsewhere
-    if (workdir / CONFIG).exists():
-        with Store(workdir) as store:
-            step = store.latest()
-        if step is not None and resume == "never":
+    step = latest_step(workdir)
+    if step is not None:
+        if resume == "never":
             raise CheckpointError(
                 f"{workdir}: holds the checkpoints of a run (step {step}), and --resume=never starts anew. "
                 f"Give another --workdir, or remove the folder."
             )
-        if step is not None and (before := load_config(workdir).model) != cfg.model:
+        if (before := load_config(workdir).model) != cfg.model:
             what = _difference(before.to_dict(), cfg.model.to_dict())
             raise CheckpointError(f"{workdir}: holds checkpoints of another model: {what}. Give another --workdir.")
     save_config(workdir, cfg)

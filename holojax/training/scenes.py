@@ -1,14 +1,16 @@
 """From a configuration to scenes: opened, or made first where a generator is named and nothing is there."""
 
-import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from holojax.data import Augment, ClassTable, RasterScenes
 from holojax.data.datasets import SETS, fbp, is_built, open_set
+from holojax.data.datasets.base import CLASSES_FILE, resolve
 from holojax.data.files import RECORD
 from holojax.data.fingerprint import fingerprint
 from holojax.data.order import ByClass, Order, Uniform
@@ -19,17 +21,16 @@ from holojax.data.statistics import Statistics, measure
 from holojax.data.synthetic import write_scenes
 from holojax.errors import ConfigError, RasterError
 
-READERS = {name: functools.partial(open_set, facts) for name, facts in SETS.items()}
-READERS["folder"] = RasterScenes.from_folder  # its classes are those of the configuration, not of a file beside it
-
 
 def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterScenes:
     """Open the scenes of a split; headers only.
 
     `cfg.data.root` is the folder of the set's files, or what the set's TFDS builder made of it, index or blocks.
-    Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. With
-    `cfg.data.on_error="skip"` scenes that cannot be used are left out and `on_skip` gets a line for each. Raises
-    RasterError if there are none (says where to get them, which folder to fill), and what the readers raise.
+    Where the folder is missing and `cfg.data.generator` names a generator, the scenes are made first. Classes, and what
+    label values mean, are those of the configuration where it says so, else the set's own (of a plain folder: those of
+    its classes.json, if there is one). With `cfg.data.on_error="skip"` scenes that cannot be used are left out and
+    `on_skip` gets a line for each. Raises RasterError if there are none (says where to get them, which folder to
+    fill), ConfigError if the number of classes is another or processes see other scenes, and what the readers raise.
     """
     data = cfg.data
     make_missing_scenes(data)
@@ -49,24 +50,50 @@ def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterSc
         "verify": data.verify,
         "on_skip": skipper(cfg, on_skip),
     }
-    built = is_built(data.root)
-    if label_map is None and (built or data.name != "folder"):
-        del settings["label_map"]  # the set knows its own
-    if data.name != "folder" and not (data.class_names or data.palette):
-        del settings["classes"]
+    built, plain = is_built(data.root), data.name == "folder"
+    own = {}
+    if plain and not built and (Path(data.root) / CLASSES_FILE).exists():
+        facts = resolve(SETS["folder"], data.root)
+        own = {"classes": facts.classes, "label_map": facts.label_map, "coding": facts.coding}
+    if own or built or not plain:  # the set knows its own
+        if label_map is None:
+            del settings["label_map"]
+        if not (data.class_names or data.palette):
+            del settings["classes"]
     if built:
         from holojax.data.datasets.builder import open_built  # half a second for TFDS, only where it is needed
 
         scenes = open_built(data.root, split, **settings)
+    elif plain:
+        scenes = RasterScenes.from_folder(data.root, split, **(own | settings))
     else:
-        scenes = READERS[data.name](data.root, split, **settings)
+        scenes = open_set(SETS[data.name], data.root, split, **settings)
     if len(scenes.classes) != cfg.model.classes:
         raise ConfigError(
             f"model.classes: {data.name} in {data.root} has {len(scenes.classes)} classes, found {cfg.model.classes}. "
             f"Say model.classes={len(scenes.classes)}, or join classes by data.label_map, data.class_names and "
             f"data.palette."
         )
+    check_same_scenes(scenes)
     return scenes
+
+
+def check_same_scenes(scenes: RasterScenes) -> None:
+    """Raise a ConfigError unless all processes see the same scenes: they would draw different ones."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    listed = repr([(scene.name, scene.size, scene.image.bands, str(scene.image.dtype)) for scene in scenes])
+    digest = np.frombuffer(hashlib.sha256(listed.encode()).digest(), np.uint8)
+    mine = np.concatenate([np.array([len(scenes)], np.int32), digest.astype(np.int32)])
+    found = multihost_utils.process_allgather(mine)
+    if (found != found[0]).any():
+        counts = ", ".join(str(count) for count in found[:, 0])
+        raise ConfigError(
+            f"{scenes.scene(0).image.path}: processes see other scenes beside it (they have {counts}). Give all hosts "
+            f"the same files; with data.on_error='skip' one may have left out what another can read."
+        )
 
 
 def skipper(cfg: Any, on_skip: OnSkip | None) -> OnSkip | None:

@@ -16,6 +16,7 @@ from holojax.data.order import ByClass, Uniform
 from holojax.data.raster import gdal_settings
 from holojax.errors import ConfigError, LabelError, LayoutError, RasterError
 from holojax.parallel import Layout, RegionGrid, Window
+from tests.data import bad_files
 
 GRID = RegionGrid(2, 2)
 AUGMENT = Augment(brightness=5, contrast=0.2, center=100)
@@ -350,6 +351,25 @@ def test_scenes_that_cannot_be_opened_are_left_out_and_listed(scene_folder):
     (folder / "train/image/s1.tif").write_bytes(b"")
     with pytest.raises(RasterError, match="None of the 2 scenes"):
         RasterScenes.from_folder(folder, "train", classes=4, on_skip=skipped)
+
+
+def test_which_regions_are_skipped_does_not_depend_on_who_reads_them(tmp_path):
+    scenes = RasterScenes.from_folder(bad_files.write_kind(tmp_path, "jpeg_block"), "train", classes=4, on_skip=print)
+    bad = next(scene for scene in scenes if scene.image.path.endswith(bad_files.IMAGE))
+    for grid in (GRID, RegionGrid(1, 4)):
+        plan = Listed([([(bad, View(Window(0, 0, *bad.size)))], bad.size)])
+        pairs = [(0, region) for region in range(grid.count)]
+        together = HostBatches(plan, grid, tuple(pairs), skip=True)[0]
+        alone = [HostBatches(plan, grid, (pair,), skip=True)[0] for pair in pairs]
+        for name in ("image", "label", "valid"):
+            np.testing.assert_array_equal(together[name], np.concatenate([each[name] for each in alone]))
+        assert not together["valid"].all()
+
+
+def test_an_evaluation_of_nothing_is_refused(tiff):
+    pair = tiff("i.tif", np.ones((1, 9, 1), np.uint8)), tiff("l.tif", np.ones((1, 9), np.uint8))
+    with pytest.raises(RasterError, match=r"i\.tif: neither this nor another scene can be cut into regions"):
+        eval_batches(RasterScenes([pair], classes=2), GRID, Layout.create(1, 1), on_skip=Skipped())
 
 
 def test_an_order_by_class_shows_what_is_rare(tiff):

@@ -37,7 +37,15 @@ for step in range(3):
     for shard in batch["image"].addressable_shards:
         parts.append((step, shard.index[1].start, np.asarray(shard.data).tolist()))
 ready.close()
-print(json.dumps(dict(parts=parts, pixels=sum(read[:6]))))
+from holojax.errors import ConfigError
+from holojax.training.scenes import check_same_scenes
+check_same_scenes(scenes)
+try:
+    check_same_scenes(scenes if number else RasterScenes.from_folder(folder, "val", classes=4))
+    refused = ""
+except ConfigError as error:
+    refused = str(error)
+print(json.dumps(dict(parts=parts, pixels=sum(read[:6]), refused=refused)))
 """
 
 
@@ -49,10 +57,11 @@ def free_port():
 
 @pytest.fixture
 def folder(scene_folder):
+    scene_folder([(24, 24), (30, 27)], split="val")
     return scene_folder([(24, 24), (30, 27), (24, 31)])
 
 
-def test_processes_read_their_own_regions_of_one_augmented_scene(folder):
+def test_processes_read_their_own_regions_of_one_augmented_scene_and_see_the_same_scenes(folder):
     port = free_port()
     flags = dict(XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
     children = [
@@ -75,6 +84,7 @@ def test_processes_read_their_own_regions_of_one_augmented_scene(folder):
     seen = [(step, region) for each in found for step, region, _ in each["parts"]]
     assert sorted(seen) == [(step, region) for step in range(3) for region in range(4)]  # each once, between them
     for each in found:
+        assert "processes see other scenes beside it (they have 2, 3)" in each["refused"]
         assert each["pixels"] <= 3 * 20 * 22 // 2  # half of each scene
         for step, region, pixels in each["parts"]:
             np.testing.assert_array_equal(np.array(pixels, np.uint8)[:, 0], wanted[step][:, region])

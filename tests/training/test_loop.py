@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from holojax.checkpoints.store import Store, load_config, load_model
+from holojax.checkpoints.store import Store, load_config, load_model, save_config
+from holojax.data import Skipped
 from holojax.errors import CheckpointError, ConfigError, HoloJAXError, RasterError
 from holojax.metrics import Counts, boundary_counts, confusion_matrix, grid_seams, seam_counts
 from holojax.models import segment
 from holojax.parallel import Layout, Window
 from holojax.training import evaluate_run, hooks, train
-from holojax.training.loop import run
+from holojax.training.loop import open_data, run
 from holojax.training.scenes import open_scenes
 from holojax.training.state import State, Weights, fingerprint, take_apart
 from tests.training import tiny
@@ -117,6 +118,38 @@ def test_going_on_with_other_data_is_said(finished, tmp_path):
     other.data.batch = 4
     train(other, tmp_path / "work", Layout.create(1, 4))
     assert "warning: not the data of the run so far (batch was 2)" in (tmp_path / "work" / "log.txt").read_text()
+
+
+def test_the_mean_of_a_run_that_never_began_is_not_taken_over(finished, tmp_path):
+    cfg = tiny.experiment(root=finished[1].data.root)
+    cfg.data.update(dict(mean=(1.0, 2.0, 3.0), std=(1.0, 1.0, 1.0)))
+    save_config(tmp_path / "work", cfg)
+    fresh = tiny.experiment(root=cfg.data.root)
+    fresh.data.update(dict(mean=(), std=()))
+    open_data(fresh, tmp_path / "work", Skipped())
+    assert min(fresh.data.mean) > 20
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "work" / "checkpoints")
+    fresh.data.update(dict(mean=(), std=()))
+    open_data(fresh, tmp_path / "work", Skipped())
+    assert fresh.data.mean == (1.0, 2.0, 3.0)
+
+
+def test_a_folder_means_what_its_classes_file_says(finished, tmp_path):
+    shutil.copytree(finished[1].data.root, tmp_path / "scenes")
+    plain = open_scenes(tiny.experiment(root=str(tmp_path / "scenes")), "val")[0].label.read()
+    swapped = {str(raw): (raw + 1) % 5 for raw in range(5)}
+    table = dict(names=["v", "w", "x", "y", "z"], label_map=swapped)
+    (tmp_path / "scenes" / "classes.json").write_text(json.dumps(table))
+    cfg = tiny.experiment(root=str(tmp_path / "scenes"))
+    scenes = open_scenes(cfg, "val")
+    assert scenes.classes.names == ("v", "w", "x", "y", "z")
+    np.testing.assert_array_equal(scenes[0].label.read(), np.where(plain == 255, 255, (plain + 1) % 5))
+    cfg.data.label_map = {raw: raw for raw in range(5)}  # what the configuration says, holds
+    np.testing.assert_array_equal(open_scenes(cfg, "val")[0].label.read(), plain)
+    cfg = tiny.experiment(tiny.RINGFORMER, root=str(tmp_path / "scenes"))
+    cfg.model.classes = 4
+    with pytest.raises(ConfigError, match=r"model\.classes: folder in .* has 5 classes, found 4"):
+        open_scenes(cfg, "val")
 
 
 def test_evaluation_counts_what_the_model_says_of_whole_scenes(finished):
