@@ -42,15 +42,15 @@ def fingerprint(scenes: RasterScenes) -> str:
             if path.startswith(SCHEME):
                 folder, _, place = path.removeprefix(SCHEME).partition("#")
                 if folder not in built:
-                    built[folder] = [_state(each) for each in sorted(Path(folder).iterdir()) if each.is_file()]
+                    built[folder] = [state_of(each) for each in sorted(Path(folder).iterdir()) if each.is_file()]
                     add(built[folder])
                 add(place)
             else:
-                add([_state(each) for each in _files(path)])
+                add([state_of(each) for each in files_of(path)])
     return digest.hexdigest()
 
 
-def _files(path: str) -> list[str]:
+def files_of(path: str) -> list[str]:
     """Return all files that GDAL reads for a raster; of a remote one its address alone."""
     if is_remote(path):
         return [path]
@@ -58,7 +58,8 @@ def _files(path: str) -> list[str]:
         return source.files
 
 
-def _state(path: str | os.PathLike[str]) -> str:
+def state_of(path: str | os.PathLike[str]) -> str:
+    """Return name, size and time of a file; of a remote one its address."""
     if is_remote(path):
         return gdal_path(path)
     facts = {}

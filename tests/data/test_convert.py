@@ -14,7 +14,7 @@ from holojax.data.convert import convert_set
 from holojax.data.datasets import SETS, open_set
 from holojax.data.datasets.stand_ins import write_stand_in
 from holojax.errors import ConfigError, LabelError, RasterError
-from tests.data.bad_files import IMAGE, LABEL, cut, draw, write_healthy, write_kind, write_raster
+from tests.data.bad_files import IMAGE, LABEL, build, cut, draw, write_healthy, write_kind, write_raster
 from tests.parity import ROOT
 
 
@@ -129,10 +129,74 @@ def test_called_again_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert convert_set(tmp_path / "set", tmp_path / "out", codec="lzw") == (10, 0)
     write_raster(tmp_path / "set" / IMAGE, 255 - draw(2)[0], 2)
     os.utime(tmp_path / "set" / IMAGE, (1, 1))
-    cut(tmp_path / "out/train/label/a.tif", 0.01)
+    (tmp_path / "out/train/label/a.tif").unlink()
     assert convert_set(tmp_path / "set", tmp_path / "out", codec="lzw") == (2, 8)
     found = SceneReader.open(tmp_path / "out" / IMAGE).read()[0]
     np.testing.assert_array_equal(found, 255 - draw(2)[0])
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["raster", "damaged", "link to nowhere", "table", "no table"])
+def test_a_file_that_convert_did_not_make_is_never_replaced(tmp_path, kind):
+    write_healthy(tmp_path / "set")
+    (tmp_path / "set/classes.json").write_text(json.dumps(dict(names=["a", "b", "c", "d"])))
+    mine = tmp_path / "out" / ("classes.json" if "table" in kind else LABEL)
+    mine.parent.mkdir(parents=True)
+    if kind == "link to nowhere":
+        mine.symlink_to(tmp_path / "nowhere")
+    elif "table" in kind:
+        mine.write_text(json.dumps(dict(names=["other"])) if kind == "table" else "mine")
+    else:
+        write_raster(mine, draw(1)[1])
+        if kind == "damaged":
+            cut(mine, 0.01)
+    before = files_in(tmp_path)
+    with pytest.raises(RasterError, match=rf"{mine}: is there already and was not made by convert"):
+        convert_set(tmp_path / "set", tmp_path / "out")
+    assert files_in(tmp_path) == before
+    mine.unlink()
+    assert convert_set(tmp_path / "set", tmp_path / "out") == (10, 0)
+    assert convert_set(tmp_path / "set", tmp_path / "out") == (0, 10)  # its own table is no other's
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_built_set_is_not_converted_onto_its_own_files(tmp_path, made):
+    pytest.importorskip("tensorflow_datasets")
+    root = tmp_path / "set"
+    write_healthy(root)
+    if made:
+        (root / "classes.json").write_text(json.dumps(dict(names=["a", "b", "c", "d"])))
+        convert_set(root, tmp_path / "made")
+        root = tmp_path / "made"
+    built = build(root, "index")
+    before = files_in(root)
+    with pytest.raises(RasterError, match=rf"{root}/train/.*is a file of the set itself"):
+        convert_set(built, root, codec="lzw")
+    assert files_in(root) == before
+
+
+def test_what_says_where_a_scene_lies_is_a_reason_to_convert_again(tmp_path):
+    write_healthy(tmp_path / "set")
+    convert_set(tmp_path / "set", tmp_path / "out")
+    with rasterio.open(tmp_path / "set" / IMAGE, "r+") as image:
+        image.transform @= rasterio.Affine.translation(0.02, 0)
+        place = image.transform
+    assert convert_set(tmp_path / "set", tmp_path / "out") == (2, 8)
+    for part in (IMAGE, LABEL):
+        with rasterio.open(tmp_path / "out" / part) as made:
+            assert made.transform == place
+    hidden = np.full_like(draw(0)[1], 255)
+    hidden[:9] = 0
+    mask = (tmp_path / "set" / IMAGE).with_suffix(".tif.msk")
+    write_raster(tmp_path / "mask.tif", hidden)
+    with rasterio.open(tmp_path / "mask.tif", "r+") as source:
+        source.update_tags(INTERNAL_MASK_FLAGS_1="2", INTERNAL_MASK_FLAGS_2="2", INTERNAL_MASK_FLAGS_3="2")
+    (tmp_path / "mask.tif").rename(mask)
+    assert convert_set(tmp_path / "set", tmp_path / "out") == (1, 9)
+    assert not SceneReader.open(tmp_path / "out" / IMAGE).read()[1][:9].any()
 
 
 FULL = """
