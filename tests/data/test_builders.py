@@ -230,6 +230,70 @@ def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):
         open_built(built, "other")
 
 
+def other_folder(folder):
+    return shutil.copytree(folder, folder.with_name("other"))
+
+
+def touched(folder):
+    os.utime(folder / "train/label/scene_0.png", ns=(1, 1))
+
+
+def world_file(folder):
+    (folder / "val/image/scene_0.tif.aux.xml").write_text("<PAMDataset/>")
+
+
+def another_scene(folder):
+    for path in (folder / "train").glob("*/scene_0.*"):
+        shutil.copy(path, path.with_stem("z"))
+
+
+def another_class(folder):
+    table = json.loads((folder / "classes.json").read_text())
+    (folder / "classes.json").write_text(json.dumps(table | dict(names=["x", *table["names"][1:]])))
+
+
+@pytest.mark.parametrize("change", [other_folder, touched, world_file, another_scene, another_class])
+def test_what_was_made_from_something_else_is_not_taken_for_the_set(stand_in, tmp_path, change):
+    from holojax.data.datasets.builder import open_built, read_table
+
+    folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
+    index, blocks = (build("folder", folder, tmp_path, config).data_dir for config in ("index", "blocks"))
+    before = read_table(index), read_table(blocks), os.stat(index).st_ino
+    for config in ("index", "blocks"):
+        build("folder", folder, tmp_path, config)
+    assert (read_table(index), read_table(blocks), os.stat(index).st_ino) == before
+    now = change(folder) or folder
+    with pytest.raises(RasterError, match=rf"{blocks}: blocks are there already, but .*Remove this folder"):
+        build("folder", now, tmp_path, "blocks")
+    assert read_table(blocks) == before[1]
+    assert build("folder", now, tmp_path).info.splits["train"].num_examples == 2 + (change is another_scene)
+    scenes, direct = open_built(index, "train"), open_set(SETS["folder"], now, "train")
+    assert [scene.image.path for scene in scenes] == [scene.image.path for scene in direct]
+    assert scenes.classes == direct.classes
+    assert [path.name for path in (tmp_path / "folder/index").iterdir()] == ["1.1.0"]
+    shutil.rmtree(blocks)
+    build("folder", now, tmp_path, "blocks")
+    assert len(open_built(blocks, "train")) == len(direct)
+
+
+def test_other_codecs_are_other_blocks(stand_in, tmp_path):
+    build("glh_water", stand_in("glh_water"), tmp_path, "blocks")
+    with pytest.raises(RasterError, match=r"codec \(zstd then, png now\)\. Remove this folder"):
+        build("glh_water", stand_in("glh_water"), tmp_path, "blocks", codec="png")
+
+
+def test_an_index_that_cannot_be_made_anew_leaves_the_old_one(stand_in, tmp_path):
+    from holojax.data.datasets.builder import open_built
+
+    folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
+    built = build("folder", folder, tmp_path).data_dir
+    (folder / "val/image/scene_0.tif").write_bytes(b"II")
+    with pytest.raises(RasterError, match=r"scene_0\.tif: expected a readable raster"):
+        build("folder", folder, tmp_path)
+    assert len(open_built(built, "train")) == 2
+    assert [path.name for path in (tmp_path / "folder/index").iterdir()] == ["1.1.0"]
+
+
 @pytest.mark.parametrize("config", [None, "index", "blocks"])
 def test_training_reads_files_index_and_blocks_alike(stand_in, tmp_path, config):
     from holojax.config import experiment

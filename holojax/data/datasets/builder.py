@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_b
 from holojax.data.classes import ClassTable
 from holojax.data.coding import Coding
 from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
+from holojax.data.datasets.origin import difference, origin_of
 from holojax.data.raster import open_raster
 from holojax.data.scenes import OnSkip, RasterScenes, skipping
 from holojax.errors import ConfigError, HoloJAXError, LabelError, RasterError
@@ -44,8 +46,12 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         codec: of the images' blocks, see `holojax.data.blocks.encode`; labels are always `zstd`.
         settings: those of any TFDS builder: `data_dir`, `config` ("index" or "blocks").
 
+    Called again, `download_and_prepare` leaves what it made of the same files in the same way; an index of others is
+    replaced, blocks are not: they may have taken hours.
+
     Raises, from `download_and_prepare`:
-        RasterError: files are missing (all are named) or unreadable. LabelError: a label has another size.
+        RasterError: files are missing (all are named) or unreadable, or blocks were made from something else.
+        LabelError: a label has another size.
     """
 
     FACTS: ClassVar[SceneSet]
@@ -78,10 +84,32 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self) -> Any:
         raise NotImplementedError("records are written in order by _download_and_prepare")
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        folder = _manual_folder(self.FACTS, download_config.manual_dir)
+    def download_and_prepare(self, *, download_config: Any = None, **settings: Any) -> None:
+        """Build the set, unless that was done of the same files in the same way; arguments are those of TFDS."""
+        build = functools.partial(super().download_and_prepare, download_config=download_config, **settings)
+        path, manual_dir = Path(self.data_dir), download_config and download_config.manual_dir
+        if manual_dir is None or not path.exists():  # without files there is nothing to compare with
+            return build()
+        *_, origin = self._survey(Path(manual_dir))
+        differs = difference(read_table(path).get("made_from"), origin)
+        if not differs:
+            return None
+        if self.builder_config.name == BLOCKS:
+            raise RasterError(f"{path}: blocks are there already, but {differs}. Remove this folder to build anew.")
+        logging.info("%s: is replaced, for %s.", path, differs)
+        with _set_aside(path):
+            return build()
+
+    def _survey(self, folder: Path) -> tuple[SceneSet, Survey, dict[str, Any]]:
+        """Return the facts and the scenes of a folder, which must be complete, and what will be made from."""
         facts = resolve(self.FACTS, folder)
         found = verify(facts, folder, self._counts)
+        codec = self._codec if self.builder_config.name == BLOCKS else ""
+        return facts, found, origin_of(folder, found, _class_facts(facts), codec)
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        folder = _manual_folder(self.FACTS, download_config.manual_dir)
+        facts, found, origin = self._survey(folder)
         if self.builder_config.name == BLOCKS and facts.inspect is not None:
             for line in facts.inspect(folder):
                 logging.warning("%s: %s", facts.title, line)
@@ -92,7 +120,7 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         scenes = write(writer, found)
         writer.close_all()
         self.info.set_splits(info.splits)
-        self.info.metadata.update(_class_facts(facts), scenes=scenes)
+        self.info.metadata.update(_class_facts(facts), scenes=scenes, made_from=origin)
 
     def _write_index(self, writer: Any, found: Survey) -> list[dict[str, Any]]:
         for split, scenes in found.scenes.items():
@@ -125,6 +153,22 @@ def builder_of(name: str) -> type[SceneBuilder]:
     module = importlib.import_module(f"holojax.data.datasets.{package}.{package}_dataset_builder")
     kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, SceneBuilder)]
     return next(kind for kind in kinds if getattr(kind, "FACTS", None) is not None and kind.FACTS.name == name)
+
+
+@contextlib.contextmanager
+def _set_aside(path: Path) -> Iterator[None]:
+    """Move a folder away while it is made anew; it comes back if that fails."""
+    aside = path.with_name(f".{path.name}.old")
+    if aside.exists():  # of a process that was killed
+        shutil.rmtree(aside)
+    path.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if not path.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside)
 
 
 def open_built(folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
