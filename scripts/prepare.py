@@ -5,7 +5,7 @@
     python scripts/prepare.py index FOLDER OUT [--set=folder] [--partial]
     python scripts/prepare.py blocks FOLDER OUT [--set=folder] [--codec=zstd] [--partial]
     python scripts/prepare.py stats FOLDER [--split=train] [--set=folder] [--classes=K] [--bands=0,1,2] [--ignore=255]
-        [--nodata=V] [--weights=median]
+        [--nodata=V] [--cache=DIR] [--weights=median]
     python scripts/prepare.py preview FOLDER --out=preview.png [--count=12] [... as stats]
 
 check: opens every file of a data set, or of what its builder made, reads every block, and names all that is wrong: a
@@ -25,6 +25,7 @@ preview: draws a contact sheet: images, their labels, and what the colours mean.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from holojax.data.blocks import CODECS as BLOCK_CODECS
 from holojax.data.check import check_set
 from holojax.data.convert import CODECS, convert_set
 from holojax.data.datasets import SETS, is_built, open_set
-from holojax.data.datasets.base import CLASSES_FILE
+from holojax.data.datasets.base import CLASSES_FILE, exists
 from holojax.data.statistics import count_classes, measure
 from holojax.errors import HoloJAXError
 
@@ -45,7 +46,7 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     """Add the command `check`."""
     parser = commands.add_parser("check", help="read every block of every file, and name all that is wrong")
     add_set(parser)
-    parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: the set's, or any)")
+    parser.add_argument("--classes", type=parse_classes, metavar="K", help="how many (default: the set's, or any)")
     parser.add_argument("--bands", type=int, metavar="N", help="bands an image has (default: what most images have)")
     add_ignore(parser)
     parser.add_argument("--any-crs", action="store_true", help="scenes may lie in different CRSs")
@@ -81,8 +82,9 @@ def run_stats(options: argparse.Namespace) -> int:
     """Print statistics of a split; return the exit status."""
     scenes = open_split(options)
     print(f"classes: {len(scenes.classes)}{'' if options.classes else ', from the data'}")
-    found = measure(scenes, cache="")
-    print(f"{found.summary()}\n\nfor the configuration:\n{found.settings(options.weights)}")
+    found = measure(scenes, cache=options.cache)
+    print(found.summary())  # also where no pixel is labelled and weights cannot be had
+    print(f"\nfor the configuration:\n{found.settings(options.weights)}")
     return 0
 
 
@@ -107,14 +109,14 @@ def run_preview(options: argparse.Namespace) -> int:
 def open_split(options: argparse.Namespace) -> RasterScenes:
     """Open the scenes that the options name; where nothing says how many classes there are, labels are read for it."""
     folder, split = Path(options.folder), options.split
-    settings = dict(bands=options.bands, ignore=options.ignore, nodata=options.nodata, cache="")
+    settings = dict(bands=options.bands, ignore=options.ignore, nodata=options.nodata, cache=options.cache)
     if options.classes:
         settings["classes"] = options.classes
     if is_built(folder):
         from holojax.data.datasets.builder import open_built  # half a second for TFDS
 
         return open_built(folder, split, **settings)
-    if options.set != "folder" or (folder / CLASSES_FILE).exists():
+    if options.set != "folder" or exists(folder / CLASSES_FILE):
         return open_set(SETS[options.set], folder, split, **settings)
     if not options.classes:
         settings["classes"] = count_classes(RasterScenes.from_folder(folder, split, **settings, classes=IGNORE))
@@ -124,10 +126,18 @@ def open_split(options: argparse.Namespace) -> RasterScenes:
 def add_split(parser: argparse.ArgumentParser) -> None:
     """Add what says which scenes are read, and how."""
     parser.add_argument("--split", default="train", help="which scenes (default: train)")
-    parser.add_argument("--classes", type=int, metavar="K", help="number of classes (default: from the data)")
+    parser.add_argument("--classes", type=parse_classes, metavar="K", help="how many (default: from the data)")
     parser.add_argument("--bands", type=parse_bands, metavar="B,B", help="bands, from 0 (default: all but alpha)")
     add_ignore(parser)
     parser.add_argument("--nodata", type=float, metavar="V", help="value without data (default: what files declare)")
+    parser.add_argument("--cache", default="", metavar="DIR", help="keeps what is made (default: .holojax beside)")
+
+
+def parse_classes(text: str) -> int:
+    """Read a number of classes."""
+    if not 1 <= int(text) <= IGNORE:
+        raise argparse.ArgumentTypeError(f"expected 1 to {IGNORE} classes, found {text}")
+    return int(text)
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
@@ -168,16 +178,11 @@ def add_builders(commands: argparse._SubParsersAction) -> None:
 
 def run_builder(options: argparse.Namespace) -> int:
     """Build a data set; return the exit status."""
-    import tensorflow_datasets as tfds  # half a second, only where it is needed
-
-    from holojax.data.datasets.builder import builder_of
+    from holojax.data.datasets.builder import build_set  # half a second for TFDS, only where it is needed
 
     settings = dict(codec=options.codec) if options.config == "blocks" else {}
-    counts = {} if options.partial else None
-    builder = builder_of(options.set)(data_dir=options.out, config=options.config, counts=counts, **settings)
-    folder = str(Path(options.folder).absolute())
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
-    print(builder.data_dir)
+    how = dict(config=options.config, partial=options.partial, **settings)
+    print(build_set(options.set, options.folder, options.out, **how))
     return 0
 
 
@@ -212,8 +217,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except HoloJAXError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {error}{advice(options, error)}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{error.filename or options.folder}: {error.strerror or error}. Check its permissions.", file=sys.stderr)
+        return 1
+
+
+def advice(options: argparse.Namespace, error: HoloJAXError) -> str:
+    """Say which option leaves out a label value that has no class."""
+    value = re.search(r"label value (-?\d+) at row", str(error))
+    return f" Or say --ignore={value[1]}." if value and hasattr(options, "ignore") else ""
 
 
 if __name__ == "__main__":

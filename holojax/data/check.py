@@ -106,10 +106,10 @@ def check_set(
         The report; a bad file never raises.
 
     Raises:
-        ConfigError: no such set. RasterError: no such folder.
+        ConfigError: no such set. RasterError: no such folder, or it may not be read.
     """
     found = _Findings()
-    entries, labels = take_inventory(folder, name, found.fault)
+    entries, labels = take_inventory(folder, name, found.fault, found.note)
     settings = labels.settings(ignore) | ({} if classes is None else dict(classes=classes))
     scenes = [_Scene(list(entry.files), entry.label) for entry in entries]
     for scene in scenes:

@@ -24,7 +24,7 @@ from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.datasets.base import CLASSES_FILE
 from holojax.data.files import written_whole
 from holojax.data.fingerprint import files_of, state_of
-from holojax.data.inventory import Entry, take_inventory
+from holojax.data.inventory import UNLABELLED, Entry, take_inventory
 from holojax.data.labels import LabelReader
 from holojax.data.raster import allow_no_georeference, open_raster
 from holojax.data.scene import SceneReader
@@ -34,7 +34,6 @@ from holojax.errors import ConfigError, RasterError
 from holojax.parallel import Window
 
 CODECS = ("deflate", "zstd", "lzw")
-UNLABELLED = "unlabelled"
 _VERSION = 2  # of the converted files; another one is converted anew
 _TAG = "HOLOJAX_MADE_FROM"
 _MAKER = "holojax convert"

@@ -13,9 +13,12 @@ from holojax.data.bands import list_files
 from holojax.data.classes import IGNORE, ClassTable
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.datasets import SETS
-from holojax.data.datasets.base import CLASSES_FILE, is_built, resolve, survey
+from holojax.data.datasets.base import CLASSES_FILE, exists, is_built, readable, resolve, survey
 from holojax.data.scenes import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT, find_pairs
 from holojax.errors import ConfigError, HoloJAXError, RasterError
+
+UNLABELLED = "unlabelled"
+"""Folder beside the splits that holds scenes without labels; convert writes them there."""
 
 Fault = Callable[[str], None]
 """Called with a line that begins with the file that is bad."""
@@ -45,28 +48,32 @@ class Labels:
         return dict(classes=count, label_map=self.label_map, coding=self.coding, ignore=ignore)
 
 
-def take_inventory(folder: str | os.PathLike[str], name: str, on_fault: Fault) -> tuple[list[Entry], Labels]:
+def take_inventory(
+    folder: str | os.PathLike[str], name: str, on_fault: Fault, on_note: Fault | None = None
+) -> tuple[list[Entry], Labels]:
     """List all scenes of a data set, split by split, and say how labels are read; no raster is opened.
 
     `folder` holds the files of the set `name`, or what its builder made of them. What is wrong goes to `on_fault`, line
-    by line, and the rest is listed.
+    by line, and the rest is listed; folders that are no splits go to `on_note`.
 
     Raises:
-        ConfigError: no such set. RasterError: no such folder. What `on_fault` raises.
+        ConfigError: no such set. RasterError: no such folder, or it may not be read. What `on_fault` raises.
     """
     if name not in SETS:
         raise ConfigError(f"--set: expected one of {', '.join(SETS)}, found {name!r}.")
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise RasterError(f"{root}: no such folder. Give the folder of a data set.")
     if is_built(root):
         return _built(root, on_fault)
     facts = SETS[name]
-    if name != "folder" or (root / CLASSES_FILE).exists():
+    if name != "folder" or exists(root / CLASSES_FILE):
         facts = attempt(on_fault, root, lambda: resolve(SETS[name], root)) or facts
     known = Labels(None if facts is SETS["folder"] else facts.classes, facts.label_map, facts.coding)
     if name == "folder":
-        return _folder(root, on_fault), known
+        return _folder(root, on_fault, on_note), known
+    for _ in os.walk(root, onerror=lambda error: attempt(on_fault, root, functools.partial(_raise, error))):
+        pass  # patterns find nothing, in silence, in a folder that may not be listed
     found = attempt(on_fault, root, lambda: survey(facts, root))
     if found is None:
         return [], known
@@ -82,17 +89,24 @@ def take_inventory(folder: str | os.PathLike[str], name: str, on_fault: Fault) -
 def attempt(on_fault: Fault, path: str | os.PathLike[str], work: Callable[[], Any]) -> Any:
     """Return what `work` on a file or folder returns; None where it fails, which is a fault."""
     try:
-        return work()
+        with readable(path):
+            return work()
     except HoloJAXError as error:
         on_fault(str(error))
-    except OSError as error:  # a folder that may not be listed
-        on_fault(f"{error.filename or path}: cannot be read ({error.strerror or error}); correct its permissions.")
     return None
 
 
-def _folder(root: Path, on_fault: Fault) -> list[Entry]:
-    parts = (*IMAGE_FOLDERS, *LABEL_FOLDERS)
-    splits = sorted({path.parent.name for part in parts for path in root.glob(f"[!.]*/{part}") if path.is_dir()})
+def _folder(root: Path, on_fault: Fault, on_note: Fault | None) -> list[Entry]:
+    splits = []
+    for folder in attempt(on_fault, root, lambda: _subfolders(root)) or ():
+        inside = attempt(on_fault, folder, functools.partial(_subfolders, folder))
+        if inside is None:
+            continue
+        if {each.name for each in inside} & {*IMAGE_FOLDERS, *LABEL_FOLDERS}:
+            splits.append(folder.name)
+        elif folder.name != UNLABELLED and on_note is not None:
+            names = ", ".join((*IMAGE_FOLDERS, *LABEL_FOLDERS))
+            on_note(f"{folder}: holds no folder {names}, and is passed by; rename its folders if it is a split.")
     if not splits:
         on_fault(f"{root}: holds no scenes. Expected {LAYOUT}.")
     entries = []
@@ -102,6 +116,16 @@ def _folder(root: Path, on_fault: Fault) -> list[Entry]:
             files = attempt(on_fault, image, functools.partial(list_files, image)) or ()
             entries.append(Entry(split, image.name if image.is_dir() else image.stem, tuple(files), str(label)))
     return entries
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name, without hidden ones."""
+    with os.scandir(folder) as found:
+        return sorted(Path(each.path) for each in found if not each.name.startswith(".") and each.is_dir())
 
 
 def _built(root: Path, on_fault: Fault) -> tuple[list[Entry], Labels]:

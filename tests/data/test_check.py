@@ -236,6 +236,21 @@ def test_nothing_to_check_is_an_error_or_a_fault(tmp_path):
     assert "train/image: no rasters" in line
 
 
+def test_a_folder_that_is_no_split_is_not_passed_by_in_silence(tmp_path):
+    write_healthy(tmp_path)
+    for part in ("image", "label"):
+        (tmp_path / "wrong" / f"{part}s").mkdir(parents=True)
+    for name in (".holojax", ".hidden", "unlabelled/test/image"):
+        (tmp_path / name).mkdir(parents=True)
+    report = check_set(tmp_path, classes=CLASSES)
+    assert report.faults == ()
+    (line,) = report.notes
+    assert line.startswith(f"{tmp_path / 'wrong'}: holds no folder image, img, label, annotation")
+    (tmp_path / "half/image").mkdir(parents=True)
+    (line,) = check_set(tmp_path, classes=CLASSES).faults
+    assert "half/image: no rasters" in line
+
+
 @pytest.mark.parametrize(
     ("dtype", "bands", "layout"),
     [

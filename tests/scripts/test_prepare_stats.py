@@ -80,6 +80,31 @@ def test_mistakes_end_in_one_line(prepare, folder, capsys):
     assert "argument --bands" in capsys.readouterr().err
 
 
+def test_without_labels_the_bands_are_still_told(prepare, folder, capsys):
+    for path in (folder / "train/label").iterdir():
+        write_geotiff(path, np.full((20, 40), 255, np.uint8))
+    assert prepare.main(["stats", str(folder), "--classes=2"]) == 1
+    said = capsys.readouterr()
+    assert "1,600 valid pixels in 2 scene(s), 0 labelled" in said.out
+    assert said.err.startswith("LabelError: Expected labelled pixels")
+
+
+def test_a_value_that_means_no_label_is_recognised(prepare, folder, capsys):
+    for path in (folder / "train/label").iterdir():
+        write_geotiff(path, np.tile(np.array([-1, 0, 1], np.int16), (20, 14))[:, :40])
+    for options in ([], ["--classes=2"]):
+        assert prepare.main(["stats", str(folder), *options]) == 1
+        assert capsys.readouterr().err.endswith(" Or say --ignore=-1.\n")
+    assert prepare.main(["stats", str(folder), "--ignore=-1"]) == 0
+
+
+def test_what_is_found_is_kept_where_it_is_told(prepare, folder, tmp_path, capsys):
+    cache = tmp_path / "kept"
+    assert prepare.main(["stats", str(folder), f"--cache={cache}"]) == 0
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
+    assert list(folder.rglob(".holojax")) == []
+
+
 @pytest.mark.parametrize("name", ["clouds", "floods"])
 def test_real_scenes_of_six_and_of_two_bands(prepare, tmp_path, capsys, name):
     image, label = dict(

@@ -6,12 +6,13 @@ where, and `verify` names all that is missing at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class SceneSet:
     """The facts of one data set.
 
     Attributes:
-        name, title, url, citation: what it is and where it comes from.
+        name, title, url, citation: what it is and where it comes from, "" where that is not known.
         layout: which files go where in the set's folder, for people.
         classes: names and colours of the classes 0..K-1.
         files: layouts that are known, the first of which anything exists is taken.
@@ -105,26 +106,30 @@ class SceneSet:
 
     def instructions(self, folder: str | os.PathLike[str] = "its folder") -> str:
         """Say where the data come from and how the folder is laid out."""
-        return f"{self.title} is not downloaded automatically. Get it from {self.url}. In {folder}: {self.layout}"
+        where = f"{self.title} is not downloaded automatically. Get it from {self.url}. " if self.url else ""
+        return f"{where}In {folder}: {self.layout}"
 
 
 def resolve(facts: SceneSet, folder: str | os.PathLike[str]) -> SceneSet:
     """Complete the facts of a set by what its folder says: the table of classes, and which splits there are.
 
     Raises:
-        RasterError: the folder or the table is missing. ConfigError: the table makes no sense; says where.
+        RasterError: folder or table are missing or unreadable. ConfigError: the table makes no sense; says where.
     """
     root = Path(folder)
     if facts.any_split and root.is_dir():
-        names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        with readable(root):
+            names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
         facts = dataclasses.replace(facts, splits={name: (name,) for name in names})
     if not facts.table_file:
         return facts
     path = root / CLASSES_FILE
-    if not path.exists():
+    if not exists(path):
         raise RasterError(f"{path}: no such file. {facts.instructions(root)}")
+    with readable(path):
+        text = path.read_bytes()
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(text)
         names = table["names"]
         palette = [tuple(colour) for colour in table.get("palette", ())]
         classes = ClassTable.complete(len(names), names, palette)
@@ -224,8 +229,34 @@ def verify(facts: SceneSet, folder: str | os.PathLike[str], counts: Mapping[str,
 
 
 def is_built(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder is what a TFDS builder made (`builder.open_built`), not the files of a set."""
-    return (Path(folder) / "dataset_info.json").exists()
+    """Tell whether a folder is what a TFDS builder made (`builder.open_built`), not the files of a set.
+
+    Raises RasterError: the folder may not be read.
+    """
+    return exists(Path(folder) / "dataset_info.json")
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a file or folder. Raises RasterError: the folder that it would lie in may not be read."""
+    with readable(path):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says of a file or folder that may not be read into a RasterError that names it."""
+    try:
+        yield
+    except RasterError:  # is an OSError, too
+        raise
+    except OSError as error:
+        raise RasterError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}); correct its permissions."
+        ) from error
 
 
 def open_set(facts: SceneSet, folder: str | os.PathLike[str], split: str, **settings: Any) -> RasterScenes:
@@ -261,7 +292,7 @@ def _incomplete(facts: SceneSet, folder: str | os.PathLike[str], lines: list[str
     listed = "\n".join(f"  {line}" for line in lines)
     return RasterError(
         f"{folder}: {facts.title} is not complete:\n{listed}\n{facts.instructions(folder)} To take a part of the set, "
-        f"say counts={{}}: every image still needs its label."
+        f"say --partial (in Python counts={{}}): every image still needs its label."
     )
 
 
@@ -305,7 +336,8 @@ def _split_by_lists(
     by_name = {scene.name: scene for scene in scenes}
     out, missing = {}, []
     for split, path in lists.items():
-        lines = [] if path is None else [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        with readable(root):
+            lines = [] if path is None else [line.strip() for line in path.read_text().splitlines() if line.strip()]
         names = sorted({files.name_of(line) or Path(line).stem for line in lines})
         missing += [f"{path}: {name} is in the list, but has no image and label" for name in names
                     if name not in by_name]  # fmt: skip

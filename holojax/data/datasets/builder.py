@@ -28,7 +28,7 @@ from holojax.data.bands import Header
 from holojax.data.blocks import IMAGE, LABEL, SIDE, block_path, describe, read_blocks
 from holojax.data.classes import ClassTable
 from holojax.data.coding import Coding
-from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, resolve, verify
+from holojax.data.datasets.base import SceneFiles, SceneSet, Survey, exists, resolve, verify
 from holojax.data.datasets.origin import difference, origin_of
 from holojax.data.raster import open_raster
 from holojax.data.scenes import OnSkip, RasterScenes, skipping
@@ -91,7 +91,7 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if manual_dir is None or not path.exists():  # without files there is nothing to compare with
             return build()
         *_, origin = self._survey(Path(manual_dir))
-        differs = difference(read_table(path).get("made_from"), origin)
+        differs = difference(_origin_there(path), origin)
         if not differs:
             return None
         if self.builder_config.name == BLOCKS:
@@ -155,6 +155,48 @@ def builder_of(name: str) -> type[SceneBuilder]:
     return next(kind for kind in kinds if getattr(kind, "FACTS", None) is not None and kind.FACTS.name == name)
 
 
+def build_set(
+    name: str,
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: str = INDEX,
+    codec: str = "zstd",
+    partial: bool = False,
+) -> str:
+    """Build a set below `out`, as `index` or as `blocks`, and return the folder to open.
+
+    `folder` holds its files; `partial`: a part of a published set will do.
+
+    Raises:
+        RasterError, LabelError: as `SceneBuilder`, or `out` cannot be written. ConfigError: no such codec.
+    """
+    kind, counts = builder_of(name), {} if partial else None
+    manual = tfds.download.DownloadConfig(manual_dir=os.path.abspath(folder))
+    there = Path(out) / name / config / str(kind.VERSION)
+    try:
+        with _damaged(there) if exists(there) else contextlib.nullcontext():
+            builder = kind(data_dir=os.fspath(out), config=config, counts=counts, codec=codec)
+        builder.download_and_prepare(download_config=manual)
+    except HoloJAXError:
+        raise
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record, where the disk is full
+        raise RasterError(
+            f"{out}: the set cannot be built ({error}). Is the disk full, OUT no folder that may be written, or a file "
+            f"not readable? Nothing is kept; build again."
+        ) from error
+    return str(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Name the folder of what was built before where TFDS cannot read it, which fails in many ways."""
+    try:
+        yield
+    except Exception as error:
+        raise RasterError(f"{path}: holds a damaged data set ({error}). Remove this folder.") from error
+
+
 @contextlib.contextmanager
 def _set_aside(path: Path) -> Iterator[None]:
     """Move a folder away while it is made anew; it comes back if that fails."""
@@ -203,6 +245,14 @@ def classes_of(table: Mapping[str, Any]) -> dict[str, Any]:
     label_map = table["label_map"] and {int(raw): target for raw, target in table["label_map"].items()}
     coding = dict(table["coding"], colours=tuple(tuple(colour) for colour in table["coding"]["colours"]))
     return dict(classes=ClassTable(tuple(table["names"]), palette), label_map=label_map, coding=Coding(**coding))
+
+
+def _origin_there(path: Path) -> dict[str, Any] | None:
+    """Return what a built set was made from, None where it does not say so or is damaged."""
+    with contextlib.suppress(RasterError), _readable(path):
+        tfds.builder_from_directory(path)
+        return read_table(path).get("made_from")
+    return None
 
 
 def _class_facts(facts: SceneSet) -> dict[str, Any]:

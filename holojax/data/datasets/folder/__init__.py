@@ -16,7 +16,7 @@ FILES = tuple(
 FACTS = SceneSet(
     name="folder",
     title="A folder of scenes",
-    url="wherever they come from",
+    url="",
     citation="",
     layout=f'{LAYOUT}, and {CLASSES_FILE}: {{"names": [...], "palette": [[r, g, b], ...], "label_map": {{"raw value": '
     'class or 255}, "colours": true where labels are written in the palette\'s colours}; all but the names if any.',
