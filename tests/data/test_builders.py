@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from holojax.config import DATA_SETS
+from holojax.data import SceneReader
 from holojax.data.datasets import SETS, open_set, survey, verify
 from holojax.data.datasets.base import resolve
 from holojax.data.datasets.stand_ins import STAND_INS, write_stand_in
 from holojax.data.datasets.synapse.volumes import read_nifti
+from holojax.data.files import write_geotiff
 from holojax.errors import ConfigError, LabelError, RasterError
 from holojax.parallel import Window
 from tests.parity import ROOT, shared
@@ -292,6 +294,22 @@ def test_an_index_that_cannot_be_made_anew_leaves_the_old_one(stand_in, tmp_path
         build("folder", folder, tmp_path)
     assert len(open_built(built, "train")) == 2
     assert [path.name for path in (tmp_path / "folder/index").iterdir()] == ["1.1.0"]
+
+
+def test_a_folder_of_bands_is_an_image_and_is_joined_before_it_is_built(stand_in, tmp_path):
+    folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
+    path = folder / "train/image/scene_0.tif"
+    path.with_suffix("").mkdir()
+    for band, plane in enumerate(np.moveaxis(SceneReader.open(path, quiet=True).read()[0], -1, 0)):
+        write_geotiff(path.with_suffix("") / f"B{band}.tif", plane)
+    path.unlink()
+    for scenes in zip(*(open_set(SETS["folder"], each, "train") for each in (folder, stand_in("folder"))), strict=True):
+        found, expected = (scene.image.read()[0] for scene in scenes)
+        np.testing.assert_array_equal(found, expected)
+        assert scenes[0].name == scenes[1].name
+    for config in ("index", "blocks"):
+        with pytest.raises(RasterError, match=r"image/scene_0: is a folder of bands.*prepare\.py convert"):
+            build("folder", folder, tmp_path / "out", config)
 
 
 @pytest.mark.parametrize("config", [None, "index", "blocks"])

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import logging
 
+from holojax.data.bands import is_raster
 from holojax.data.classes import ClassTable
 from holojax.data.coding import NUMBERS, Coding
 from holojax.data.scenes import RasterScenes, skipping
@@ -42,11 +43,13 @@ class Files:
     Attributes:
         images, labels: patterns relative to the set's folder; `{split}` stands for the name of a split's folder.
         name: a regular expression; the groups that it finds in a file's path, joined by `_`, name its scene.
+        bands_apart: an image may also be a folder, NAME, that holds a file for each band.
     """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
     name: str = r"([^/]+)\.[^./]+$"
+    bands_apart: bool = False
 
     @property
     def split_by_folder(self) -> bool:
@@ -147,7 +150,7 @@ def resolve(facts: SceneSet, folder: str | os.PathLike[str]) -> SceneSet:
 
 @dataclasses.dataclass(frozen=True)
 class SceneFiles:
-    """The files of one scene: `label` is None where it has none."""
+    """The files of one scene: `image` may be a folder of its bands; `label` is None where it has none."""
 
     name: str
     image: Path
@@ -311,10 +314,12 @@ def _folders(facts: SceneSet, find: Callable[[str], _Found]) -> dict[str, _Found
 def _find(root: Path, files: Files, missing: list[str], split: str) -> _Found:
     """Return images and labels of a split's folder by scene name; two files of one name are put into `missing`."""
     parts = []
-    for patterns in (files.images, files.labels):
+    for patterns, bands_apart in ((files.images, files.bands_apart), (files.labels, False)):
         here: dict[str, Path] = {}
         for path in sorted(path for pattern in patterns for path in root.glob(pattern.format(split=split))):
             name = files.name_of(path.relative_to(root).as_posix())
+            if name is None and bands_apart and path.is_dir() and any(map(is_raster, path.iterdir())):
+                name = path.name
             if name is None or path.name.startswith(".") or here.get(name) == path:
                 continue
             if name in here:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -104,6 +105,12 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Return the facts and the scenes of a folder, which must be complete, and what will be made from."""
         facts = resolve(self.FACTS, folder)
         found = verify(facts, folder, self._counts)
+        for scene in itertools.chain.from_iterable(found.scenes.values()):
+            if scene.image.is_dir():
+                raise RasterError(
+                    f"{scene.image}: is a folder of bands, which neither index nor blocks hold. Join them first: "
+                    f"python scripts/prepare.py convert {folder} OUT; then build OUT."
+                )
         codec = self._codec if self.builder_config.name == BLOCKS else ""
         return facts, found, origin_of(folder, found, _class_facts(facts), codec)
 

@@ -9,7 +9,7 @@ from holojax.data.scenes import IMAGE_FOLDERS, LABEL_FOLDERS, LAYOUT
 
 _NAME = rf"(?i)([^/]+)(?:{'|'.join(map(re.escape, SUFFIXES))})$"
 FILES = tuple(
-    Files((f"{{split}}/{images}/*",), tuple(f"{{split}}/{labels}/*" for labels in LABEL_FOLDERS), _NAME)
+    Files((f"{{split}}/{images}/*",), tuple(f"{{split}}/{labels}/*" for labels in LABEL_FOLDERS), _NAME, True)
     for images in IMAGE_FOLDERS
 )
 
