@@ -10,7 +10,7 @@ import numpy as np
 
 from holojax.data import Augment, ClassTable, RasterScenes
 from holojax.data.datasets import SETS, fbp, is_built, open_set
-from holojax.data.datasets.base import CLASSES_FILE, resolve
+from holojax.data.datasets.base import CLASSES_FILE, exists, resolve
 from holojax.data.files import RECORD
 from holojax.data.fingerprint import fingerprint
 from holojax.data.order import ByClass, Order, Uniform
@@ -52,7 +52,7 @@ def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterSc
     }
     built, plain = is_built(data.root), data.name == "folder"
     own = {}
-    if plain and not built and (Path(data.root) / CLASSES_FILE).exists():
+    if plain and not built and exists(Path(data.root) / CLASSES_FILE):
         facts = resolve(SETS["folder"], data.root)
         own = {"classes": facts.classes, "label_map": facts.label_map, "coding": facts.coding}
     if own or built or not plain:  # the set knows its own
