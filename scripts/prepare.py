@@ -113,7 +113,7 @@ def open_split(options: argparse.Namespace) -> RasterScenes:
     if options.classes:
         settings["classes"] = options.classes
     if is_built(folder):
-        from holojax.data.datasets.builder import open_built  # half a second for TFDS
+        from holojax.data.datasets.built import open_built  # half a second for TFDS
 
         return open_built(folder, split, **settings)
     if options.set != "folder" or exists(folder / CLASSES_FILE):

@@ -129,16 +129,16 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _built(root: Path, on_fault: Fault) -> tuple[list[Entry], Labels]:
-    from holojax.data.datasets import builder  # half a second for TFDS, only where it is needed
+    from holojax.data.datasets import built  # half a second for TFDS, only where it is needed
 
-    table = attempt(on_fault, root, lambda: builder.read_table(root))
+    table = attempt(on_fault, root, lambda: built.read_table(root))
     if table is None:
         return [], Labels()
     entries = []
-    for split, name, paths, changes in attempt(on_fault, root, lambda: list(builder.list_built(root))) or ():
+    for split, name, paths, changes in attempt(on_fault, root, lambda: list(built.list_built(root))) or ():
         for part, text in changes.items():
             if text:
                 on_fault(f"{paths[part]}: {text}")
         there = {part: path for part, path in paths.items() if not changes[part].startswith("no such file")}
         entries.append(Entry(split, name, (there["image"],) if "image" in there else (), there.get("label")))
-    return entries, Labels(**builder.classes_of(table))
+    return entries, Labels(**built.classes_of(table))

@@ -61,7 +61,7 @@ def open_scenes(cfg: Any, split: str, on_skip: OnSkip | None = None) -> RasterSc
         if not (data.class_names or data.palette):
             del settings["classes"]
     if built:
-        from holojax.data.datasets.builder import open_built  # half a second for TFDS, only where it is needed
+        from holojax.data.datasets.built import open_built  # half a second for TFDS, only where it is needed
 
         scenes = open_built(data.root, split, **settings)
     elif plain:

@@ -98,7 +98,7 @@ def test_scenes_are_found_split_and_decoded(stand_in, name):
 
 @pytest.mark.parametrize("name", SETS)
 def test_builders_index_their_sets(stand_in, tmp_path, name):
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     builder = build(name, stand_in(name), tmp_path)
     assert builder.name == name
@@ -115,11 +115,11 @@ def test_builders_index_their_sets(stand_in, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["uavid", "whu_ohs", "glh_water"])
 def test_index_and_blocks_give_the_same_bytes(stand_in, tmp_path, monkeypatch, name):
-    from holojax.data.datasets import builder
+    from holojax.data.datasets import builder, built
 
     monkeypatch.setattr(builder, "SIDE", 16)
     paths = [build(name, stand_in(name), tmp_path, config).data_dir for config in ("index", "blocks")]
-    index, blocks = (builder.open_built(path, "train") for path in paths)
+    index, blocks = (built.open_built(path, "train") for path in paths)
     assert [scene.name for scene in index] == [scene.name for scene in blocks]
     for one, other in zip(index, blocks, strict=True):
         assert one.size == other.size
@@ -206,7 +206,7 @@ def test_without_lists_files_that_lie_together_are_one_split(stand_in, tmp_path)
 @pytest.mark.parametrize("config", ["index", "blocks"])
 def test_a_built_set_is_opened_without_opening_its_files(stand_in, tmp_path, monkeypatch, config):
     from holojax.data import bands
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     built = build("fbp", stand_in("fbp"), tmp_path, config).data_dir
     direct = open_set(SETS["fbp"], stand_in("fbp"), "train", bands=(3, 1))
@@ -218,7 +218,7 @@ def test_a_built_set_is_opened_without_opening_its_files(stand_in, tmp_path, mon
 
 
 def test_a_file_that_changed_since_it_was_indexed_is_named(stand_in, tmp_path):
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     folder = shutil.copytree(stand_in("glh_water"), tmp_path / "set")
     built = build("glh_water", folder, tmp_path / "built").data_dir
@@ -256,7 +256,7 @@ def another_class(folder):
 
 @pytest.mark.parametrize("change", [other_folder, touched, world_file, another_scene, another_class])
 def test_what_was_made_from_something_else_is_not_taken_for_the_set(stand_in, tmp_path, change):
-    from holojax.data.datasets.builder import open_built, read_table
+    from holojax.data.datasets.built import open_built, read_table
 
     folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
     index, blocks = (build("folder", folder, tmp_path, config).data_dir for config in ("index", "blocks"))
@@ -285,7 +285,7 @@ def test_other_codecs_are_other_blocks(stand_in, tmp_path):
 
 
 def test_an_index_that_cannot_be_made_anew_leaves_the_old_one(stand_in, tmp_path):
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     folder = shutil.copytree(stand_in("folder"), tmp_path / "set")
     built = build("folder", folder, tmp_path).data_dir
@@ -441,7 +441,7 @@ BANDS = {"banepa": 3, "clouds": 6, "floods_sar": 2}
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_scenes_are_read_through_folder_as_index_and_as_blocks(tmp_path, name):
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     source, bands, (pairs, table) = shared(f"data/{name}"), BANDS[name], REAL[name]
     for image, label in pairs:

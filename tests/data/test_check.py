@@ -55,7 +55,7 @@ def train_on(root, name, on_skip=None):
     """Read every scene of a set as training does; return the share of the pixels of each batch that is valid."""
     opened = root / KINDS[name].opened
     if is_built(opened):
-        from holojax.data.datasets.builder import open_built
+        from holojax.data.datasets.built import open_built
 
         scenes = open_built(opened, "train", on_skip=on_skip)
     elif name == "colour":
@@ -328,7 +328,7 @@ def test_what_was_built_and_is_damaged_is_named(tmp_path, damage):
     (line,) = check_set(built).faults
     assert line.startswith(f"{built}")
     assert "uild it again" in line
-    from holojax.data.datasets.builder import open_built
+    from holojax.data.datasets.built import open_built
 
     with pytest.raises(RasterError, match="uild it again"):
         open_built(built, "train")

@@ -232,7 +232,7 @@ def verify(facts: SceneSet, folder: str | os.PathLike[str], counts: Mapping[str,
 
 
 def is_built(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder is what a TFDS builder made (`builder.open_built`), not the files of a set.
+    """Tell whether a folder is what a TFDS builder made (`built.open_built`), not the files of a set.
 
     Raises RasterError: the folder may not be read.
     """
