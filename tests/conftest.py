@@ -1,6 +1,5 @@
 """Set the stage before jax starts: 8 virtual CPU devices, a compilation cache, annotated shapes checked."""
 
-import importlib.metadata
 import os
 import pathlib
 import re
@@ -13,9 +12,6 @@ _flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.ge
 # that XLA optimises is the same). XLA_FLAGS=--xla_backend_optimization_level=3 tests the code that users run.
 if "xla_backend_optimization_level" not in _flags:
     _flags += " --xla_backend_optimization_level=0"
-# Likewise the older way to write fused loops, which compiles a fifth faster and is gone in later versions.
-if importlib.metadata.version("jaxlib").startswith("0.10.") and "xla_cpu_use_fusion_emitters" not in _flags:
-    _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
 # Processes started by tests inherit the cache as well.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
