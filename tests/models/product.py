@@ -137,8 +137,8 @@ def table(found: dict[tuple[str, ...], Difference]) -> str:
     lines = [
         "# Encoders, decoders and mixers that go together",
         "",
-        "Written by `python -m tests.models.product` (`--rotate`: one mixer for each cross, in turn; `make test-all` runs",
-        "them all): every combination is built",
+        "Written by `python -m tests.models.product` (`--rotate`: one mixer for each cross, in turn; `make test-all`",
+        "runs them all): every combination is built",
         "from a configuration at tiny width, predicts a scene of {} x {} pixels in {} x {} regions and takes".format(
             *SIZE, *GRID
         ),

@@ -1,6 +1,5 @@
 """The commands that prepare data, called as a person calls them, and in this process where that is enough."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,14 +12,6 @@ from holojax.data.datasets import SETS
 from holojax.data.datasets.stand_ins import write_stand_in
 from tests.data.bad_files import CLASSES, IMAGE, cut, write_kind
 from tests.parity import ROOT
-
-
-@pytest.fixture(scope="module")
-def prepare():
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "scripts" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_check_is_called_as_promised_and_starts_no_devices(tmp_path):

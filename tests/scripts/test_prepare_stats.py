@@ -1,21 +1,12 @@
 """`stats` and `preview` of scripts/prepare.py."""
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 
 from holojax.data.files import write_geotiff
-from tests.parity import ROOT, shared
-
-
-@pytest.fixture(scope="module")
-def prepare():
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "scripts" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.parity import shared
 
 
 @pytest.fixture
