@@ -12,14 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import rasterio
 from absl import flags
 
 from holojax.data.augment import Augment, draw_view
 from holojax.data.classes import IGNORE
 from holojax.data.geometry import View, Warp
+from holojax.data.open_files import OpenFiles
 from holojax.data.order import Order, Pick
 from holojax.data.photometry import shade_arrays
+from holojax.data.raster import gdal_env
 from holojax.data.scenes import OnSkip, skipping
 from holojax.data.sweep import cores
 from holojax.parallel import RegionGrid, Window
@@ -27,7 +28,7 @@ from holojax.parallel import RegionGrid, Window
 Look = tuple[Any, View | Warp]
 """A scene (with `.size`, `.image`, `.label`), and how it is seen."""
 
-THREADS = 16  # that read batches, at most
+THREADS = 16  # that read, at most
 
 SKIPPED = "skipped"
 """Entry of a host's batch: what could not be read, a line each."""
@@ -86,6 +87,7 @@ class HostBatches:
         skip: what cannot be read is not valid, and its labels are ignored, instead of ending in an error.
         side_by_side: as many batches are read at once as there are cores, so that each is decoded in its one thread: an
             eighth less work for the processor.
+        files: that stay open from batch to batch.
     """
 
     plan: Draws | Listed
@@ -95,6 +97,7 @@ class HostBatches:
     count: int = sys.maxsize // 2
     skip: bool = False
     side_by_side: bool = False
+    files: OpenFiles = dataclasses.field(default_factory=OpenFiles, compare=False, repr=False)
 
     def __len__(self) -> int:
         return self.count
@@ -115,23 +118,30 @@ class HostBatches:
         for slot, (scene, view) in enumerate(looks):
             pairs = [(at, region) for at, (own_slot, region) in enumerate(self.own) if own_slot == slot]
             windows = [(at, _clip(self.grid.window(region, *canvas), view.size)) for at, region in pairs]
-            seen = _see(scene, view, [pair for pair in windows if min(pair[1][2:]) > 0], on_skip)
-            with rasterio.Env(GDAL_NUM_THREADS="1") if self.side_by_side else contextlib.nullcontext():
-                for at, parts in seen:
+            windows = [pair for pair in windows if min(pair[1][2:]) > 0]
+            with gdal_env(scene.image.path, **({"GDAL_NUM_THREADS": "1"} if self.side_by_side else {})):
+                for at, parts in _see(scene, view, windows, self.files, on_skip):
                     for name, pixels in zip(("image", "valid", "label"), parts, strict=True):
                         out[name][at, : pixels.shape[0], : pixels.shape[1]] = pixels
         return out | shade_arrays([view.shade for _, view in looks]) | {SKIPPED: "\n".join(failures)}
 
 
 def _see(
-    scene: Any, view: View | Warp, windows: Sequence[tuple[int, Window]], on_skip: OnSkip | None
+    scene: Any,
+    view: View | Warp,
+    windows: Sequence[tuple[int, Window]],
+    files: OpenFiles,
+    on_skip: OnSkip | None,
 ) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
     """Yield what is seen in each window; with `on_skip`, those that cannot be read are left out."""
     waiting = list(windows)
     while waiting:
         count = len(waiting)
-        # Opened anew after a failure: GDAL complains of some damaged blocks once, and then gives what it made of them.
-        with skipping(on_skip), scene.image.session() as read_image, scene.label.session() as read_label:
+        with (
+            skipping(on_skip),
+            scene.image.session(files) as read_image,
+            scene.label.session(files) as read_label,
+        ):  # anew after a failure, which closes the files
             while waiting:
                 at, window = waiting.pop(0)
                 yield at, view.look(window, read_image, read_label)
@@ -154,7 +164,8 @@ def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> It
 
     ahead = max(prefetch, 1)
     side_by_side = max(workers, min(ahead, THREADS)) >= cores()
-    dataset = grain.MapDataset.source(dataclasses.replace(source, side_by_side=side_by_side))
+    files = OpenFiles()
+    dataset = grain.MapDataset.source(dataclasses.replace(source, side_by_side=side_by_side, files=files))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain's workers are told its flags, which only commands parse
             flags.FLAGS.mark_as_parsed()
@@ -166,13 +177,13 @@ def host_batches(source: HostBatches, prefetch: int = 1, workers: int = 0) -> It
         reading = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=min(ahead, THREADS), prefetch_buffer_size=ahead)
         )
-    batches = _read(reading, shared=workers > 0)
+    batches = _read(reading, files, shared=workers > 0)
     atexit.register(_close, weakref.ref(batches))  # before the interpreter takes apart what closing needs
     return batches
 
 
-def _read(reading: Iterable[dict[str, Any]], shared: bool) -> Iterator[dict[str, Any]]:
-    with contextlib.closing(iter(reading)) as batches:
+def _read(reading: Iterable[dict[str, Any]], files: OpenFiles, shared: bool) -> Iterator[dict[str, Any]]:
+    with contextlib.closing(files), contextlib.closing(iter(reading)) as batches:
         for batch in batches:
             # A worker's arrays lie in memory that both share until they are dropped; JAX may keep what it is given.
             yield (

@@ -19,6 +19,7 @@ from holojax.data.blocks import Raster
 from holojax.data.checksums import Checksums
 from holojax.data.classes import IGNORE
 from holojax.data.coding import NUMBERS, Coding
+from holojax.data.open_files import OpenFiles
 from holojax.data.raster import open_raster, overlap
 from holojax.errors import ConfigError, LabelError
 from holojax.parallel import Window
@@ -105,10 +106,13 @@ class LabelReader:
         return _list(np.array([value for value, _ in self.table], np.int64))
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Callable[..., np.ndarray]]:
-        """Open the file once for several windows: `with reader.session() as read: labels = read(window)`."""
+    def session(self, files: OpenFiles | None = None) -> Iterator[Callable[..., np.ndarray]]:
+        """Open the file once for several windows: `with reader.session() as read: labels = read(window)`.
+
+        With `files` it is borrowed from those that are open, and stays so after the session.
+        """
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(open_raster(self.path))
+            source = stack.enter_context(open_raster(self.path, files))
             checksums = stack.enter_context(Checksums.of(self.path, source)) if self.verify else None
             yield functools.partial(self._read, source, checksums)
 

@@ -15,6 +15,7 @@ import rasterio.env
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from holojax.data.blocks import SCHEME, Raster, open_blocks
+from holojax.data.open_files import OpenFiles
 from holojax.errors import RasterError
 
 # Every setting with its reason. What the environment or a rasterio.Env around the call says wins.
@@ -119,6 +120,15 @@ def gdal_settings(path: str | os.PathLike[str]) -> dict[str, str | int]:
     return {name: value for name, value in table.items() if name not in given}
 
 
+def gdal_env(path: str | os.PathLike[str], **settings: str | int) -> contextlib.AbstractContextManager:
+    """Return a context in which GDAL has the settings for a raster; to enter one inside another costs nothing."""
+    settings = gdal_settings(path) | settings
+    around = rasterio.env.getenv() if rasterio.env.hasenv() else None
+    if around is not None and all(around.get(name) == value for name, value in settings.items()):
+        return contextlib.nullcontext()
+    return rasterio.Env(**settings)
+
+
 def allow_no_georeference() -> None:
     """Silence rasterio's warning about files without georeferencing; HoloJAX says it in its own words.
 
@@ -130,22 +140,26 @@ def allow_no_georeference() -> None:
 
 
 @contextlib.contextmanager
-def open_raster(path: str | os.PathLike[str]) -> Iterator[Raster]:
+def open_raster(path: str | os.PathLike[str], files: OpenFiles | None = None) -> Iterator[Raster]:
     """Open a raster, a file here or on the net or blocks, for reading with rasterio; every failure names it.
 
-    A dataset must stay in the thread that opened it. That a raster has no georeferencing is no warning here:
-    `SceneReader.open` says it once. Files beside a remote one (a mask, overviews) are not looked for.
+    A dataset is for one thread at a time. With `files` it is borrowed from those that are open, and stays so. That a
+    raster has no georeferencing is no warning here: `SceneReader.open` says it once. Files beside a remote one (a mask,
+    overviews) are not looked for.
 
     Raises:
         RasterError: the file is missing, no raster, or damaged, or cannot be reached.
     """
     path = os.fspath(path)
     allow_no_georeference()
-    with failures_named(path), rasterio.Env(**gdal_settings(path)):
+    with failures_named(path), gdal_env(path):
         if path.startswith(SCHEME):
             yield open_blocks(path)
-        else:
+        elif files is None:
             with rasterio.open(gdal_path(path)) as source:
+                yield source
+        else:  # a warning of damage must come before the raster is back among those that are open
+            with files.lend(gdal_path(path)) as source, failures_named(path):
                 yield source
 
 

@@ -18,6 +18,7 @@ from rasterio.windows import Window as RasterWindow
 from holojax.data import nodata as holes
 from holojax.data.bands import Header, Part, Paths, check_grid, fits, list_files, pick_bands, shared_nodata
 from holojax.data.checksums import Checksums
+from holojax.data.open_files import OpenFiles
 from holojax.data.raster import open_raster, overlap
 from holojax.errors import RasterError
 from holojax.parallel import Window
@@ -107,15 +108,19 @@ class SceneReader:
         return cls(first.path, files, *first.size, picked, dtype, *place, nodata, nodata_tolerance, verify)
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[Callable[..., tuple[np.ndarray, np.ndarray]]]:
-        """Open the files once for several windows: `with reader.session() as read: read(window)`."""
+    def session(self, files: OpenFiles | None = None) -> Iterator[Callable[..., tuple[np.ndarray, np.ndarray]]]:
+        """Open the files once for several windows: `with reader.session() as read: read(window)`.
+
+        `read` takes the arguments of `SceneReader.read`, and `out`, arrays of pixels and of what is valid, zeros, that
+        are filled and returned. With `files` the scene's are borrowed from those that are open, and stay so.
+        """
         with contextlib.ExitStack() as stack:
             parts, start = [], 0
             for path, count in self.files:
                 places = [place for place, band in enumerate(self.bands) if start <= band < start + count]
                 if places:
                     own = [self.bands[place] - start for place in places]
-                    source = stack.enter_context(open_raster(path))
+                    source = stack.enter_context(open_raster(path, files))
                     checksums = stack.enter_context(Checksums.of(path, source)) if self.verify else None
                     parts.append(Part.of(source, path, own, places, checksums))
                 start += count
@@ -141,63 +146,61 @@ class SceneReader:
             return read(window or Window(0, 0, self.height, self.width), shape)
 
     def _read(
-        self, parts: list[Part], window: Window, shape: tuple[int, int] | None = None
+        self,
+        parts: list[Part],
+        window: Window,
+        shape: tuple[int, int] | None = None,
+        out: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         shape = shape or (window.height, window.width)
         rows, to_rows = overlap(window.top, window.height, self.height, shape[0])
         cols, to_cols = overlap(window.left, window.width, self.width, shape[1])
-        inner = Window(rows.start, cols.start, len(rows), len(cols))
-        if inner == window and window.height and window.width:
-            return self._read_inside(parts, window, shape)
-        pixels = np.zeros((*shape, len(self.bands)), self.dtype)
-        valid = np.zeros(shape, bool)
-        part = to_rows.stop - to_rows.start, to_cols.stop - to_cols.start
-        if min(part) > 0:
-            pixels[to_rows, to_cols], valid[to_rows, to_cols] = self._read_inside(parts, inner, part)
+        pixels, valid = out or (np.zeros((*shape, len(self.bands)), self.dtype), np.zeros(shape, bool))
+        if valid[to_rows, to_cols].size:
+            inner = Window(rows.start, cols.start, len(rows), len(cols))
+            self._fill(pixels[to_rows, to_cols], valid[to_rows, to_cols], parts, inner)
         return pixels, valid
 
-    def _read_inside(self, parts: list[Part], window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Read a window that lies in the scene and is not empty."""
-        scaled = shape != (window.height, window.width)
+    def _fill(self, pixels: np.ndarray, valid: np.ndarray, parts: list[Part], window: Window) -> None:
+        """Read a window that lies in the scene and is not empty, scaled to the shape of the arrays."""
+        scaled = valid.shape != (window.height, window.width)
         margin = holes.HALO if self.nodata is not None and self.nodata_tolerance > 0 and not scaled else 0
         top, left = max(window.top - margin, 0), max(window.left - margin, 0)
         bottom = min(window.top + window.height + margin, self.height)
         right = min(window.left + window.width + margin, self.width)
         area = RasterWindow(left, top, right - left, bottom - top)
-        pixels = np.empty((*(shape if scaled else (bottom - top, right - left)), len(self.bands)), self.dtype)
+        wide = np.empty((bottom - top, right - left, len(self.bands)), self.dtype) if margin else pixels
         for part in parts:
-            part.fetch(pixels, area, self._picks(part) if scaled else None)
-        invalid = self._holes(pixels, margin > 0)
-        blank = []
-        for part in parts:
-            if part.masked:
-                invalid |= part.hidden(area, pixels.shape[:2])
-            elif self.nodata is None:
-                blank.append(part.hidden(area, pixels.shape[:2]) if part.has_nodata else None)
-        if blank and all(each is not None for each in blank):  # files with a value each: where all files hold theirs
-            invalid |= np.logical_and.reduce(blank)
-        if invalid.any():
-            pixels[invalid] = 0
-        if not margin:
-            return pixels, ~invalid
-        rows = slice(window.top - top, window.top - top + window.height)
-        cols = slice(window.left - left, window.left - left + window.width)
-        return pixels[rows, cols], ~invalid[rows, cols]
+            part.fetch(wide, area, self._picks(part) if scaled else None)
+        invalid = self._invalid(wide, parts, area, margin > 0)
+        if invalid is not None and invalid.any():
+            wide[invalid] = 0
+        starts = window.top - top, window.left - left
+        inside = tuple(slice(start, start + extent) for start, extent in zip(starts, valid.shape, strict=True))
+        if margin:
+            pixels[...] = wide[inside]
+        valid[...] = True if invalid is None else ~invalid[inside]
 
     def _picks(self, part: Part) -> Resampling:
         """Choose how pixels are scaled: GDAL's average leaves out what the file itself calls nodata, nothing else."""
         own = self.nodata is None or shared_nodata(part.nodatavals, self.dtype) == self.nodata
         return Resampling.average if own or np.isnan(self.nodata) else Resampling.nearest
 
-    def _holes(self, pixels: np.ndarray, frayed: bool) -> Bool[np.ndarray, "h w"]:
-        """Tell which pixels hold no data by their values."""
+    def _invalid(
+        self, pixels: np.ndarray, parts: list[Part], area: RasterWindow, frayed: bool
+    ) -> Bool[np.ndarray, "h w"] | None:
+        """Tell which pixels hold no data, by their values and by what the files say; None: all do."""
+        found = []
         if frayed:
-            invalid = holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance)
+            found.append(holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance))
         elif self.nodata is not None:
-            invalid = holes.equals(pixels, self.nodata)
-        else:
-            invalid = np.zeros(pixels.shape[:2], bool)
+            found.append(holes.equals(pixels, self.nodata))
         if self.dtype.kind == "f":
-            for band in range(pixels.shape[-1]):
-                invalid |= ~np.isfinite(pixels[..., band])
-        return invalid
+            found += [~np.isfinite(pixels[..., band]) for band in range(pixels.shape[-1])]
+        shape = pixels.shape[:2]
+        found += [part.hidden(area, shape) for part in parts if part.masked]
+        others = [part for part in parts if not part.masked]
+        if self.nodata is None and others and all(part.has_nodata for part in others):
+            # Files with a value each: where all files hold theirs.
+            found.append(np.logical_and.reduce([part.hidden(area, shape) for part in others]))
+        return functools.reduce(np.logical_or, found) if found else None

@@ -32,17 +32,17 @@ class CountingReader:
     def __getattr__(self, name):
         return getattr(self.reader, name)
 
-    def session(self):
+    def session(self, files=None):
         outer = self
 
         class Session:
             def __enter__(self):
-                self.inner = outer.reader.session()
+                self.inner = outer.reader.session(files)
                 read = self.inner.__enter__()
 
-                def counted(window):
+                def counted(window, **settings):
                     outer.windows.append(window)
-                    return read(window)
+                    return read(window, **settings)
 
                 return counted
 
@@ -225,6 +225,32 @@ def test_a_scene_is_loaded_by_the_windows_of_its_regions(mixed, multiple):
     assert len(windows) == 4
     assert sum(window.height * window.width for window in windows) == 23 * 17
     assert image.sharding.is_equivalent_to(layout.scenes, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+@pytest.mark.parametrize("strip", [3, 5, 64])
+def test_a_scene_is_the_same_however_it_is_cut_into_strips(tiff, rng, monkeypatch, dtype, strip):
+    monkeypatch.setattr(pipeline, "STRIP", strip)
+    pixels = rng.integers(0, 3, (29, 31, 2)).astype(dtype)
+    pixels[4:25, 6:28] = 0
+    reader = SceneReader.open(tiff("i.tif", pixels), nodata=0, nodata_tolerance=1)
+    image, valid = load_scene(reader, RegionGrid(2, 2, multiple=4), Layout.create(1, 1))
+    wanted, holes = reader.read()
+    assert 0 < holes.sum() < holes.size
+    np.testing.assert_array_equal(GRID.stitch(np.asarray(image), 29, 31)[0], wanted)
+    np.testing.assert_array_equal(GRID.stitch(np.asarray(valid), 29, 31)[0], holes)
+
+
+def test_loading_a_damaged_scene_names_it(square):
+    damage(square.scene(0).image.path)
+    with pytest.raises(RasterError, match=r"s0\.tif.*damaged"):
+        load_scene(square.scene(0).image, GRID, Layout.create(1, 1))
+
+
+def test_a_cpu_device_takes_what_was_read_without_a_copy():
+    host = pipeline._zeros((2, 1001, 7), np.dtype(np.uint16))
+    placed = jax.device_put(host, jax.devices()[0])
+    assert placed.unsafe_buffer_pointer() == host.ctypes.data
 
 
 def test_nodata_is_not_valid_and_its_labels_are_ignored(tiff):
