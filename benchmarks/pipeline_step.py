@@ -1,6 +1,6 @@
 """What the pipeline costs a training step: quickstart's steps with their batches, against one batch again and again.
 
-    python benchmarks/pipeline_step.py [--steps=20] [--rounds=3] [--workers=0]
+    python benchmarks/pipeline_step.py [--steps=16] [--rounds=12] [--workers=0]
 
 Both run the loop of training (the next batch is placed while the devices compute), on the scenes of quickstart, which
 are made if they are not there. On a CPU reading and computing share the cores, so the ratio holds the whole cost of
@@ -30,8 +30,8 @@ from holojax.training.step import make_recipe, make_train_step
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
 

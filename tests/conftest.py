@@ -1,5 +1,6 @@
 """Set the stage before jax starts: 8 virtual CPU devices, a compilation cache, annotated shapes checked."""
 
+import gc
 import os
 import pathlib
 import re
@@ -18,7 +19,14 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
+
+# In this process, which keeps what it compiled, a small program costs more to store than to compile again.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# Tracing makes millions of objects that live on: looking through all of them for garbage, again and again, is a tenth
+# of the suite's time.
+gc.set_threshold(200_000, 50, 100)
 
 # Checks shapes and types of every annotated function of the package, at trace time, in tests only.
 install_import_hook("holojax", "beartype.beartype")

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ import numpy as np
 from holojax.data.augment import NO_AUGMENT, Augment
 from holojax.data.batches import SKIPPED, THREADS, Draws, HostBatches, Listed, Look, host_batches
 from holojax.data.geometry import View
-from holojax.data.open_files import OpenFiles
 from holojax.data.order import Order, Uniform
 from holojax.data.photometry import KINDS
 from holojax.data.raster import gdal_env
@@ -27,7 +25,6 @@ from holojax.parallel import Layout, RegionGrid, Window
 
 Batch = dict[str, jax.Array]
 
-STRIP = 1024  # rows that are read at once where regions are read side by side: a multiple of most files' blocks
 ALIGNMENT = 64  # bytes
 
 
@@ -172,22 +169,18 @@ def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array
     shape = (1, grid.count, h, w, len(reader.bands))
     dtype = np.dtype(np.float32) if reader.dtype == np.float64 else reader.dtype
     images, valids = [], []
-    with contextlib.closing(OpenFiles()) as files, ThreadPoolExecutor(min(cores(), THREADS)) as pool:
+    with gdal_env(reader.path, GDAL_NUM_THREADS=str(min(cores(), THREADS))), reader.session() as read:
         for device, index in layout.scenes.addressable_devices_indices_map(shape).items():
-            windows = [grid.window(region, *canvas) for region in range(*index[1].indices(grid.count))]
-            image = _zeros((1, len(windows), h, w, len(reader.bands)), dtype)
-            valid = _zeros((1, len(windows), h, w), np.dtype(bool))
-            strips = [
-                pool.submit(_read_strip, reader, strip, files, image[0, at, row:], valid[0, at, row:])
-                for at, window in enumerate(windows)
-                for row, strip in _strips(window)
-            ]
-            try:
-                for strip in strips:
-                    strip.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # or what is left would be read before the error is seen
-                raise
+            regions = range(*index[1].indices(grid.count))
+            image = _zeros((1, len(regions), h, w, len(reader.bands)), dtype)
+            valid = _zeros((1, len(regions), h, w), np.dtype(bool))
+            for place, region in enumerate(regions):
+                window = grid.window(region, *canvas)
+                inside = 0, place, slice(window.height), slice(window.width)
+                if dtype == reader.dtype:
+                    read(window, out=(image[inside], valid[inside]))
+                else:  # values are compared with nodata before they are rounded
+                    image[inside], valid[inside] = read(window)
             images.append(jax.device_put(image, device))
             valids.append(jax.device_put(valid, device))
             jax.block_until_ready((images[-1], valids[-1]))  # or the host would hold them all on their way
@@ -195,24 +188,6 @@ def load_scene(reader: Any, grid: RegionGrid, layout: Layout) -> tuple[jax.Array
         jax.make_array_from_single_device_arrays(shape, layout.scenes, images),
         jax.make_array_from_single_device_arrays(shape[:-1], layout.scenes, valids),
     )
-
-
-def _read_strip(reader: Any, strip: Window, files: OpenFiles, image: np.ndarray, valid: np.ndarray) -> None:
-    """Read a window into the upper left corner of arrays of zeros."""
-    inside = slice(strip.height), slice(strip.width)
-    with gdal_env(reader.path, GDAL_NUM_THREADS="1"), reader.session(files) as read:
-        if image.dtype == reader.dtype:
-            read(strip, out=(image[inside], valid[inside]))
-        else:  # values are compared with nodata before they are rounded
-            image[inside], valid[inside] = read(strip)
-
-
-def _strips(window: Window) -> Iterator[tuple[int, Window]]:
-    """Cut a window along rows of blocks; yields each strip's first row in it."""
-    bottom = window.top + window.height
-    for start in range(window.top // STRIP * STRIP, bottom, STRIP):
-        top = max(start, window.top)
-        yield top - window.top, Window(top, window.left, min(start + STRIP, bottom) - top, window.width)
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -228,9 +228,7 @@ def test_a_scene_is_loaded_by_the_windows_of_its_regions(mixed, multiple):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
-@pytest.mark.parametrize("strip", [3, 5, 64])
-def test_a_scene_is_the_same_however_it_is_cut_into_strips(tiff, rng, monkeypatch, dtype, strip):
-    monkeypatch.setattr(pipeline, "STRIP", strip)
+def test_a_scene_is_loaded_with_its_frayed_holes(tiff, rng, dtype):
     pixels = rng.integers(0, 3, (29, 31, 2)).astype(dtype)
     pixels[4:25, 6:28] = 0
     reader = SceneReader.open(tiff("i.tif", pixels), nodata=0, nodata_tolerance=1)

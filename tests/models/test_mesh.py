@@ -20,7 +20,7 @@ REST = dict(
     classes=3,
     regions=(2, 4),
     encoder=dict(name="swin", embed_dim=8, depths=(1, 1, 2, 1), heads=(1, 1, 2, 2), window=3, drop_path=0.3),
-    context=dict(name="spim", heads=4, stages=(1, 2, 3), kv_pool=(2, 1, 1), mlp_ratio=1.0),
+    context=dict(name="spim", heads=4, stages=(1, 3), kv_pool=(2, 1), mlp_ratio=1.0),
     decoder=dict(name="upernet", channels=8, pool_scales=(1, 2)),
     aux=dict(name="fcn", channels=8),
 )
