@@ -45,15 +45,18 @@ class Draws:
     window: tuple[int, int] | None
     augment: Augment
 
-    def looks(self, step: int, on_skip: OnSkip | None = None) -> tuple[list[Look], tuple[int, int]]:
+    def looks(
+        self, step: int, on_skip: OnSkip | None = None, files: OpenFiles | None = None
+    ) -> tuple[list[Look], tuple[int, int]]:
         """Return scenes and views of a batch, and the canvas that they are laid on."""
-        return [self._look(self.order.pick(step * self.batch + n), on_skip) for n in range(self.batch)], self.canvas
+        picks = [self.order.pick(step * self.batch + n) for n in range(self.batch)]
+        return [self._look(pick, on_skip, files) for pick in picks], self.canvas
 
-    def _look(self, pick: Pick, on_skip: OnSkip | None) -> Look:
+    def _look(self, pick: Pick, on_skip: OnSkip | None, files: OpenFiles | None) -> Look:
         scene = self.dataset.scene(pick.index)
         settings = dict(size=scene.size, window=self.window, bands=len(scene.image.bands), point=pick.point)
         if self.augment.class_share < 1 and self.window is not None:
-            with skipping(on_skip), scene.label.session() as read_label:
+            with skipping(on_skip), scene.label.session(files) as read_label:
                 rng = np.random.default_rng(pick.key)
                 return scene, draw_view(self.augment, rng, read_label=read_label, **settings)
         return scene, draw_view(self.augment, np.random.default_rng(pick.key), **settings)
@@ -65,9 +68,11 @@ class Listed:
 
     groups: Sequence[tuple[list[Look], tuple[int, int]]]
 
-    def looks(self, step: int, on_skip: OnSkip | None = None) -> tuple[list[Look], tuple[int, int]]:
+    def looks(
+        self, step: int, on_skip: OnSkip | None = None, files: OpenFiles | None = None
+    ) -> tuple[list[Look], tuple[int, int]]:
         """Return scenes and views of a batch, and the canvas that they are laid on."""
-        del on_skip  # nothing is read
+        del on_skip, files  # nothing is read
         return self.groups[step]
 
 
@@ -105,7 +110,7 @@ class HostBatches:
     def __getitem__(self, number: int) -> dict[str, Any]:
         failures: list[str] = []
         on_skip = failures.append if self.skip else None
-        looks, canvas = self.plan.looks(self.start + number, on_skip)
+        looks, canvas = self.plan.looks(self.start + number, on_skip, self.files)
         h, w = self.grid.region_size(*canvas)
         first = looks[0][0].image
         dtype = np.dtype(np.float32) if first.dtype == np.float64 else first.dtype  # which JAX would cut in any case

@@ -5,11 +5,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import resource
 import threading
 from collections.abc import Iterator
 
 import rasterio
+
+try:
+    import resource
+except ImportError:  # on Windows, where a process may hold thousands of files
+    resource = None
 
 LIMIT = 512  # rasters that wait open, at most; and no more than a quarter of the files that a process may hold
 
@@ -25,7 +29,10 @@ class OpenFiles:
     def __init__(self) -> None:
         self._idle: collections.OrderedDict[tuple, list[rasterio.DatasetReader]] = collections.OrderedDict()
         self._count = 0
-        self._limit = min(LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._limit = LIMIT
+        if resource is not None:
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._limit = LIMIT if most == resource.RLIM_INFINITY else min(LIMIT, most // 4)
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:

@@ -94,6 +94,13 @@ def test_those_that_waited_longest_are_closed(tiff, monkeypatch):
     assert [held(path) for path in paths] == [0, 0, 0]
 
 
+def test_no_more_than_a_quarter_of_the_files_that_a_process_may_hold_wait(monkeypatch):
+    resource = open_files.resource
+    for soft, limit in ((64, 16), (10**6, open_files.LIMIT), (resource.RLIM_INFINITY, open_files.LIMIT)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert OpenFiles()._limit == limit
+
+
 def test_what_comes_back_after_closing_is_closed(tiff):
     path, files = str(tiff("a.tif", np.zeros((4, 4, 1), np.uint8))), OpenFiles()
     with files.lend(path):
