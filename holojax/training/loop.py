@@ -147,7 +147,8 @@ def run(
 ) -> tuple[State, dict[str, float]]:
     """Take steps until `steps` are done, with every hook after each; return the state and the last figures.
 
-    Raises HoloJAXError, naming the step, if the loss is no longer a number; no hook sees that state.
+    Raises HoloJAXError, naming the step, if the loss is no longer a number; no hook sees that state. A batch that cannot
+    be read is an error after the hooks of the step before.
     """
     figures: dict[str, float] = {}
     batches = iter(batches)
@@ -155,7 +156,11 @@ def run(
     batch = next(batches) if first <= steps else None
     for number in range(first, steps + 1):
         state, values = step(state, batch)
-        batch = next(batches) if number < steps else None  # goes to the devices while they compute
+        batch, failure = None, None
+        try:  # the next batch goes to the devices while they compute
+            batch = next(batches) if number < steps else None
+        except HoloJAXError as error:  # what this step gave is kept before it is raised
+            failure = error
         # Waiting for each step keeps the devices in step, and a bad loss from being saved.
         figures = {name: float(value) for name, value in jax.device_get(values).items()}
         if not np.isfinite(figures["loss"]):
@@ -166,6 +171,8 @@ def run(
         moment = hooks.Moment(number, steps, state, figures)
         for hook in every:
             hook(moment)
+        if failure is not None:
+            raise failure
     return state, figures
 
 

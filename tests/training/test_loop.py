@@ -220,6 +220,18 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_kept():
     assert seen == [1, 2]
 
 
+def test_a_batch_that_cannot_be_read_is_an_error_after_the_hooks_of_the_step_before():
+    seen = []
+
+    def batches():
+        yield from numbered(2)
+        raise RasterError("s3.tif is damaged")
+
+    with pytest.raises(RasterError, match=r"s3\.tif"):
+        run(a_step([3.0, 2.0]), a_state(), batches(), 5, [lambda moment: seen.append(moment.step)])
+    assert seen == [1, 2]
+
+
 def test_hooks_act_when_they_are_due_and_after_the_last_step():
     seen = []
 
