@@ -147,8 +147,8 @@ def run(
 ) -> tuple[State, dict[str, float]]:
     """Take steps until `steps` are done, with every hook after each; return the state and the last figures.
 
-    Raises HoloJAXError, naming the step, if the loss is no longer a number; no hook sees that state. A batch that cannot
-    be read is an error after the hooks of the step before.
+    Raises HoloJAXError, naming the step, if the loss is no longer a number; no hook sees that state. A batch that
+    cannot be read is an error after the hooks of the step before.
     """
     figures: dict[str, float] = {}
     batches = iter(batches)

@@ -83,8 +83,8 @@ def test_logits_depend_neither_on_the_grid_nor_on_the_devices(name, grid, device
     ("name", "grid", "devices"),
     [
         (SWIN, (2, 4), 8),
-        (SWIN, (4, 2), 2),
         (VIT_SETR, (4, 2), 4),
+        pytest.param(SWIN, (4, 2), 2, marks=pytest.mark.slow),
         *(pytest.param(name, (2, 2), 4, marks=pytest.mark.slow) for name in OTHERS),
     ],
 )
