@@ -11,6 +11,8 @@ from holojax.data.scene import SceneReader
 from holojax.errors import RasterError
 from holojax.parallel import Window
 
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files in /proc")
+
 WHOLE = Window(0, 0, 8, 8)
 
 
