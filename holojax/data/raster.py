@@ -121,8 +121,12 @@ def gdal_settings(path: str | os.PathLike[str]) -> dict[str, str | int]:
 
 
 def gdal_env(path: str | os.PathLike[str], **settings: str | int) -> contextlib.AbstractContextManager:
-    """Return a context in which GDAL has the settings for a raster; to enter one inside another costs nothing."""
-    settings = gdal_settings(path) | settings
+    """Return a context in which GDAL has the settings for a raster; to enter one inside another costs nothing.
+
+    `settings` stand in for those of the table; what the user has set wins over both.
+    """
+    ours = gdal_settings(path)
+    settings = ours | {name: value for name, value in settings.items() if name in ours}
     around = rasterio.env.getenv() if rasterio.env.hasenv() else None
     if around is not None and all(around.get(name) == value for name, value in settings.items()):
         return contextlib.nullcontext()

@@ -189,18 +189,24 @@ class SceneReader:
     def _invalid(
         self, pixels: np.ndarray, parts: list[Part], area: RasterWindow, frayed: bool
     ) -> Bool[np.ndarray, "h w"] | None:
-        """Tell which pixels hold no data, by their values and by what the files say; None: all do."""
-        found = []
-        if frayed:
-            found.append(holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance))
-        elif self.nodata is not None:
-            found.append(holes.equals(pixels, self.nodata))
-        if self.dtype.kind == "f":
-            found += [~np.isfinite(pixels[..., band]) for band in range(pixels.shape[-1])]
-        shape = pixels.shape[:2]
-        found += [part.hidden(area, shape) for part in parts if part.masked]
+        """Tell which pixels hold no data, by their values and by what the files say; None: nothing hides any."""
+        masks, shape = [part for part in parts if part.masked], pixels.shape[:2]
         others = [part for part in parts if not part.masked]
-        if self.nodata is None and others and all(part.has_nodata for part in others):
-            # Files with a value each: where all files hold theirs.
-            found.append(np.logical_and.reduce([part.hidden(area, shape) for part in others]))
-        return functools.reduce(np.logical_or, found) if found else None
+        # Files with a value each: where all files hold theirs.
+        blank = self.nodata is None and bool(others) and all(part.has_nodata for part in others)
+        if self.nodata is None and self.dtype.kind != "f" and not masks and not blank:
+            return None
+        if frayed:
+            invalid = holes.frayed_hole(pixels, self.nodata, self.nodata_tolerance)
+        elif self.nodata is not None:
+            invalid = holes.equals(pixels, self.nodata)
+        else:
+            invalid = np.zeros(shape, bool)
+        if self.dtype.kind == "f":
+            for band in range(pixels.shape[-1]):  # one after the other: there may be hundreds
+                invalid |= ~np.isfinite(pixels[..., band])
+        for part in masks:
+            invalid |= part.hidden(area, shape)
+        if blank:
+            invalid |= np.logical_and.reduce([part.hidden(area, shape) for part in others])
+        return invalid

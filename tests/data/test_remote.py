@@ -11,7 +11,7 @@ import rasterio
 
 from holojax.data import SceneReader
 from holojax.data.labels import LabelReader
-from holojax.data.raster import LOCAL, REMOTE, gdal_path, gdal_settings, is_remote
+from holojax.data.raster import LOCAL, REMOTE, gdal_env, gdal_path, gdal_settings, is_remote
 from holojax.errors import RasterError
 from holojax.parallel import Window
 
@@ -119,6 +119,16 @@ def test_what_the_user_set_wins(monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "9")
     with rasterio.Env(GDAL_NUM_THREADS="1"):
         assert REMOTE.keys() - gdal_settings("s3://b/a.tif") == {"GDAL_HTTP_MAX_RETRY", "GDAL_NUM_THREADS"}
+
+
+def test_what_the_user_set_wins_over_what_a_reader_wants(monkeypatch):
+    with gdal_env("a.tif", GDAL_NUM_THREADS="7"):
+        assert rasterio.env.getenv()["GDAL_NUM_THREADS"] == "7"
+        with gdal_env("b.tif"):
+            assert rasterio.env.getenv()["GDAL_NUM_THREADS"] == "7"
+    monkeypatch.setenv("GDAL_NUM_THREADS", "3")
+    with gdal_env("a.tif", GDAL_NUM_THREADS="7"):
+        assert "GDAL_NUM_THREADS" not in rasterio.env.getenv()
 
 
 def test_a_local_file_keeps_its_mask_while_a_remote_one_is_open(net, pixels, tmp_path):
