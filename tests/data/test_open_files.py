@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from holojax.data import open_files
+from holojax.data import RasterScenes, open_files, train_batches
 from holojax.data.open_files import OpenFiles
 from holojax.data.scene import SceneReader
 from holojax.errors import RasterError
-from holojax.parallel import Window
+from holojax.parallel import Layout, RegionGrid, Window
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts open files in /proc")
 
@@ -109,6 +109,18 @@ def test_what_comes_back_after_closing_is_closed(tiff):
         files.close()
         assert held(path) == 1
     assert held(path) == 0
+
+
+def test_files_stay_open_from_batch_to_batch(scene_folder, opened):
+    scenes = RasterScenes.from_folder(scene_folder([(9, 9), (9, 9)]), "train", classes=4)
+    paths = [path for scene in scenes for path in (scene.image.path, scene.label.path)]
+    opened.clear()
+    batches = train_batches(scenes, RegionGrid(1, 2), Layout.create(1, 1), batch=2)
+    for _ in range(4):
+        next(batches)
+    assert len(opened) < 3 * len(paths), "every batch reads all files"
+    assert all(held(path) for path in paths)
+    batches.close()
 
 
 def test_open_files_travel_empty(tiff, files):
