@@ -6,12 +6,9 @@ import pytest
 
 from tests.models import product
 
-# What a change can wait for: the cheapest ones. The other parts are held to the same in test_mesh.py, test_exact.py,
+# What a change can wait for: one of the cheapest. The other parts are held to the same in test_mesh.py, test_exact.py,
 # tests/encoders and tests/decoders.
-SOME = [
-    ("convnext", "fcn", "cdcr", "isolated"),
-    ("vit", "segvit", "none", "isolated"),
-]
+SOME = [("convnext", "fcn", "cdcr", "isolated")]
 ALL = list(itertools.product(product.ENCODERS, product.DECODERS, product.MIXERS, product.BORDERS))
 
 

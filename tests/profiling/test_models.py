@@ -89,10 +89,18 @@ def test_borders_without_a_formula_are_named():
     assert border_calls(abstract_model(MODELS["ringformer"] | COMMON), Layout.create(region=2), SIZE) == []
 
 
-@pytest.mark.parametrize(("name", "border"), [("rest", "isolated"), ("rest", "exact"), ("ringformer", "isolated")])
+@pytest.mark.parametrize(
+    ("name", "border"),
+    [
+        *((name, "isolated") for name in ("ringformer", "vit, spim")),
+        ("rest", "exact"),
+        pytest.param("rest", "isolated", marks=pytest.mark.slow),
+    ],
+)
 def test_training_sends_the_mixers_traffic_and_sums_besides(name, border):
     layout = Layout.create(region=4)
-    cfg = tiny.experiment(MODELS[name] | dict(border=border))
+    models = MODELS | {"vit, spim": tiny.RINGFORMER | dict(context=tiny.REST["context"] | dict(stages=(3,)))}
+    cfg = tiny.experiment(models[name] | dict(border=border))
     model = holojax.build_model(cfg.model, cfg.seed)
     structure, weights = take_apart(model)
     recipe, optimizer = make_recipe(cfg, structure, layout), make_optimizer(cfg.train)
