@@ -16,7 +16,7 @@ from absl import flags
 
 from holojax.data.augment import Augment, draw_view
 from holojax.data.classes import IGNORE
-from holojax.data.geometry import View, Warp
+from holojax.data.geometry import View, Warp, blank
 from holojax.data.open_files import OpenFiles
 from holojax.data.order import Order, Pick
 from holojax.data.photometry import shade_arrays
@@ -114,32 +114,26 @@ class HostBatches:
         h, w = self.grid.region_size(*canvas)
         first = looks[0][0].image
         dtype = np.dtype(np.float32) if first.dtype == np.float64 else first.dtype  # which JAX would cut in any case
-        shape = (len(self.own), h, w)
-        out: dict[str, Any] = {
-            "image": np.zeros((*shape, len(first.bands)), dtype),
-            "label": np.full(shape, IGNORE, np.uint8),
-            "valid": np.zeros(shape, bool),
-        }
+        seen = blank((len(self.own), h, w), len(first.bands), dtype)
         for slot, (scene, view) in enumerate(looks):
             pairs = [(at, region) for at, (own_slot, region) in enumerate(self.own) if own_slot == slot]
             windows = [(at, _clip(self.grid.window(region, *canvas), view.size)) for at, region in pairs]
-            windows = [pair for pair in windows if min(pair[1][2:]) > 0]
+            parts = [
+                (window, tuple(whole[at, : window.height, : window.width] for whole in seen))
+                for at, window in windows
+                if window.height and window.width
+            ]
             with gdal_env(scene.image.path, **({"GDAL_NUM_THREADS": "1"} if self.side_by_side else {})):
-                for at, parts in _see(scene, view, windows, self.files, on_skip):
-                    for name, pixels in zip(("image", "valid", "label"), parts, strict=True):
-                        out[name][at, : pixels.shape[0], : pixels.shape[1]] = pixels
+                _see(scene, view, parts, self.files, on_skip)
+        out: dict[str, Any] = dict(zip(("image", "valid", "label"), seen, strict=True))
         return out | shade_arrays([view.shade for _, view in looks]) | {SKIPPED: "\n".join(failures)}
 
 
 def _see(
-    scene: Any,
-    view: View | Warp,
-    windows: Sequence[tuple[int, Window]],
-    files: OpenFiles,
-    on_skip: OnSkip | None,
-) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
-    """Yield what is seen in each window; with `on_skip`, those that cannot be read are left out."""
-    waiting = list(windows)
+    scene: Any, view: View | Warp, parts: Sequence[tuple[Window, tuple]], files: OpenFiles, on_skip: OnSkip | None
+) -> None:
+    """Fill each window's arrays with what is seen there; with `on_skip`, those that cannot be read stay blank."""
+    waiting = list(parts)
     while waiting:
         count = len(waiting)
         with (
@@ -148,8 +142,13 @@ def _see(
             scene.label.session(files) as read_label,
         ):  # anew after a failure, which closes the files
             while waiting:
-                at, window = waiting.pop(0)
-                yield at, view.look(window, read_image, read_label)
+                window, seen = waiting.pop(0)
+                try:
+                    view.look(window, read_image, read_label, seen)
+                except BaseException:  # some of its blocks may have been read
+                    for whole, nothing in zip(seen, (0, False, IGNORE), strict=True):
+                        whole[...] = nothing
+                    raise
         if len(waiting) == count:  # it cannot be opened
             return
 

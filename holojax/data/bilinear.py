@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from holojax.parallel import Window
 
-CACHE = 512 << 10  # bytes of a core's cache that hold the rows which are mixed at once
+CACHE = 384 << 10  # bytes of a core's cache that hold the rows which are mixed at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +48,16 @@ class GridMix:
         return out.swapaxes(0, 1) if self.transpose else out
 
     def bilinear(
-        self, image: Shaped[np.ndarray, "rows cols c"], inside: Bool[np.ndarray, "rows cols"]
-    ) -> Shaped[np.ndarray, "h w c"]:
-        """Interpolate between the pixels that are `inside`, in the dtype of the image."""
+        self,
+        image: Shaped[np.ndarray, "rows cols c"],
+        inside: Bool[np.ndarray, "rows cols"],
+        out: Shaped[np.ndarray, "h w c"],
+    ) -> None:
+        """Interpolate between the pixels that are `inside`; those of integers are rounded."""
         bands, kind = image.shape[-1], _kind(image.dtype)
         height, width = len(self.rows.share), len(self.cols.share)
-        out = np.empty((width, height, bands) if self.transpose else (height, width, bands), image.dtype)
         across, complete = self.cols.spread(bands), inside.all()
-        lines = max(CACHE * height // (image.size * np.dtype(kind).itemsize), 1)
+        lines = max(CACHE // (max(image.shape[1], width) * bands * np.dtype(kind).itemsize), 1)
         for top in range(0, height, lines):
             along, reach = self.rows.cut(top, min(top + lines, height))
             values = image[reach].astype(kind)
@@ -68,7 +70,6 @@ class GridMix:
             total = total.astype(image.dtype)
             for band in range(bands):  # twice as fast as all at once
                 out[:, top : top + lines, band] = total[..., band].T
-        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +144,12 @@ class FreeMix:
         return np.pad(values, (1, 2), constant_values=beyond).ravel().take(at)
 
     def bilinear(
-        self, image: Shaped[np.ndarray, "rows cols c"], inside: Bool[np.ndarray, "rows cols"]
-    ) -> Shaped[np.ndarray, "h w c"]:
-        """Interpolate between the pixels that are `inside`, in the dtype of the image."""
+        self,
+        image: Shaped[np.ndarray, "rows cols c"],
+        inside: Bool[np.ndarray, "rows cols"],
+        out: Shaped[np.ndarray, "h w c"],
+    ) -> None:
+        """Interpolate between the pixels that are `inside`; those of integers are rounded."""
         kind = _kind(image.dtype)
         inside = np.pad(inside, (1, 2))
         planes = np.zeros((image.shape[-1], inside.size), kind)  # band by band: four times as fast as pixel by pixel
@@ -162,13 +166,14 @@ class FreeMix:
                 if not whole.all():
                     weight *= inside.ravel().take(at)
                     mass += weight
-                for plane, out in zip(planes, total, strict=True):
-                    out += weight * plane.take(at)
+                for plane, mixed in zip(planes, total, strict=True):
+                    mixed += weight * plane.take(at)
         if not whole.all():
             # Only where a neighbour is missing: so a pixel has the same bytes, whatever else is computed with it.
             total /= np.where(whole | (mass == 0), 1, mass).astype(kind)
-        out = np.moveaxis(total, 0, -1)
-        return (np.rint(out) if image.dtype.kind in "iu" else out).astype(image.dtype)
+        if image.dtype.kind in "iu":
+            np.rint(total, out=total)
+        out[...] = np.moveaxis(total, 0, -1)
 
 
 def _mix(values: Float[np.ndarray, "rows cols c"], rows: _Axis, across: _Axis) -> Float[np.ndarray, "n m c"]:

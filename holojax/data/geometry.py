@@ -20,7 +20,8 @@ from holojax.parallel import Window
 
 ReadImage = Callable[[Window], tuple[np.ndarray, np.ndarray]]
 ReadLabel = Callable[[Window], np.ndarray]
-Seen = tuple[Shaped[np.ndarray, "h w c"], Bool[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]
+Seen = tuple[Shaped[np.ndarray, "*n h w c"], Bool[np.ndarray, "*n h w"], UInt8[np.ndarray, "*n h w"]]
+"""Pixels, where they are valid, and labels, ignored where not."""
 
 # Side of what a free turn computes at once, pixels: what that is computed with stays in a core's cache.
 BLOCK = 256
@@ -68,11 +69,13 @@ class View:
             pixels = pixels.swapaxes(0, 1)
         return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_cols else 1]
 
-    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel) -> Seen:
-        """Read what the view shows in a window: pixels, where they are valid, and labels, ignored where not."""
+    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel, out: Seen) -> None:
+        """Fill `out`, see `blank`, with what the view shows in a window of its size."""
+        pixels, valid, labels = out
         source = self.source(window)
-        pixels, valid = map(self.orient, read_image(source))
-        return pixels, valid, np.where(valid, self.orient(read_label(source)), np.uint8(IGNORE))
+        for whole, part in zip((pixels, valid), read_image(source), strict=True):
+            whole[...] = self.orient(part)
+        np.copyto(labels, self.orient(read_label(source)), where=valid)
 
     def places(
         self, rows: Int[np.ndarray, "*n"], cols: Int[np.ndarray, "*n"]
@@ -139,13 +142,10 @@ class Warp:
         (top, height), (left, width) = spans
         return Window(top, left, height, width) if height > 0 and width > 0 else Window(0, 0, 0, 0)
 
-    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel) -> Seen:
-        """Compute what the view shows in a window: pixels, where they are valid, and labels, ignored where not."""
-        empty, _ = read_image(Window(0, 0, 0, 0))  # says bands and dtype
-        pixels = np.zeros((window.height, window.width, empty.shape[-1]), empty.dtype)
-        valid = np.zeros((window.height, window.width), bool)
-        labels = np.full((window.height, window.width), IGNORE, np.uint8)
-        for whole in _squares(window, self._side(empty)):
+    def look(self, window: Window, read_image: ReadImage, read_label: ReadLabel, out: Seen) -> None:
+        """Fill `out`, see `blank`, with what the view shows in a window of its size."""
+        pixels, valid, labels = out
+        for whole in _squares(window, self._side(pixels)):
             box = self.source(whole)
             if not box.height:
                 continue
@@ -157,11 +157,11 @@ class Warp:
                     continue
                 mix, there, here = self._mix(part, inner), _slices(inner, box), _slices(part, window)
                 known = np.True_ if complete and mix.within else mix.nearest(inside[there], False)
-                colours, shown = mix.bilinear(image[there], inside[there]), mix.nearest(classes[there], IGNORE)
+                mix.bilinear(image[there], inside[there], pixels[here])
                 if not known.all():
-                    shown, colours = np.where(known, shown, np.uint8(IGNORE)), np.where(known[..., None], colours, 0)
-                valid[here], labels[here], pixels[here] = known, shown, colours
-        return pixels, valid, labels
+                    pixels[here][~known] = 0
+                valid[here] = known
+                np.copyto(labels[here], mix.nearest(classes[there], IGNORE), where=known)
 
     @property
     def _on_grid(self) -> bool:
@@ -188,6 +188,11 @@ class Warp:
         """Return row and column in the file of the pixels whose labels the view shows, perhaps beyond the file."""
         down, right = np.broadcast_arrays(*self.positions(rows, cols))
         return np.floor(down).astype(np.int64), np.floor(right).astype(np.int64)
+
+
+def blank(shape: tuple[int, ...], bands: int, dtype: np.dtype) -> Seen:
+    """Return arrays `[*shape c]` and `[*shape]` in which nothing is seen yet."""
+    return np.zeros((*shape, bands), dtype), np.zeros(shape, bool), np.full(shape, IGNORE, np.uint8)
 
 
 def draw_place(

@@ -360,6 +360,8 @@ def test_a_region_with_a_wrong_label_is_skipped_and_the_others_are_not(tiff, rng
     layout = Layout.create(1, 4)
     batch = next(eval_batches(RasterScenes([pair], classes=2), GRID, layout, on_skip=skipped))
     assert np.asarray(batch["valid"]).mean((0, 2, 3)).tolist() == [1, 1, 1, 0]
+    assert not np.asarray(batch["image"])[:, 3].any(), "its image was read before its label"
+    assert (np.asarray(batch["label"])[:, 3] == 255).all()
     assert "l.tif: label value 9 at row 20, column 21" in next(iter(skipped.counts))
 
 
