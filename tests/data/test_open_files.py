@@ -1,5 +1,7 @@
 import os
 import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -121,6 +123,22 @@ def test_files_stay_open_from_batch_to_batch(scene_folder, opened):
     assert len(opened) < 3 * len(paths), "every batch reads all files"
     assert all(held(path) for path in paths)
     batches.close()
+
+
+def test_nothing_stays_open_once_the_batches_under_way_are_read(scene_folder):
+    scenes = RasterScenes.from_folder(scene_folder([(9, 9), (9, 9)]), "train", classes=4)
+    paths = [path for scene in scenes for path in (scene.image.path, scene.label.path)]
+    before = set(threading.enumerate())
+    for taken in (1, 2, 3):
+        batches = train_batches(scenes, RegionGrid(1, 2), Layout.create(1, 1), batch=2, prefetch=4)
+        for _ in range(taken):
+            next(batches)
+        batches.close()
+        # A thread ends its batch first, and opens what that needs.
+        deadline = time.monotonic() + 60
+        while set(threading.enumerate()) - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(held(path) for path in paths)
 
 
 def test_open_files_travel_empty(tiff, files):
