@@ -61,7 +61,8 @@ def test_computing_again_changes_no_gradient(family, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, gradient)
 
 
-@families
+# For vmamba see test_vmamba.py.
+@pytest.mark.parametrize("family", ["convnext", "swin", "vit", pytest.param("vmamba", marks=pytest.mark.slow)])
 def test_half_precision_changes_the_loss_little_and_gives_gradients_in_full(family):
     half, found = loss_and_gradient(family, dtype="bfloat16")
     np.testing.assert_allclose(half, plain(family)[0], rtol=0.05)

@@ -93,8 +93,8 @@ def test_borders_without_a_formula_are_named():
     ("name", "border"),
     [
         *((name, "isolated") for name in ("ringformer", "vit, spim")),
-        ("rest", "exact"),
-        pytest.param("rest", "isolated", marks=pytest.mark.slow),
+        ("vit, spim", "exact"),
+        *(pytest.param("rest", border, marks=pytest.mark.slow) for border in ("isolated", "exact")),
     ],
 )
 def test_training_sends_the_mixers_traffic_and_sums_besides(name, border):
