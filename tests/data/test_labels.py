@@ -30,6 +30,12 @@ def test_255_can_be_a_class_on_disk(tiff):
     np.testing.assert_array_equal(reader.read(), [[0, 1]])
 
 
+def test_every_value_of_a_byte_can_be_known(tiff):
+    raw = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    reader = LabelReader.open(tiff("a.tif", raw), classes=255)  # and 255 is ignored
+    np.testing.assert_array_equal(reader.read(), raw)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])
 def test_a_value_outside_the_table_is_named_with_its_first_position(tiff, dtype):
     raw = np.zeros((20, 30), dtype)

@@ -8,6 +8,7 @@ import pytest
 import rasterio
 
 from holojax.data import RasterScenes, open_files, train_batches
+from holojax.data import batches as batches_module
 from holojax.data.open_files import OpenFiles
 from holojax.data.scene import SceneReader
 from holojax.errors import RasterError
@@ -125,7 +126,15 @@ def test_files_stay_open_from_batch_to_batch(scene_folder, opened):
     batches.close()
 
 
-def test_nothing_stays_open_once_the_batches_under_way_are_read(scene_folder):
+def test_nothing_stays_open_once_the_batches_under_way_are_read(scene_folder, monkeypatch):
+    kept = []  # or files would be closed as garbage, whoever forgot to
+
+    class Kept(OpenFiles):
+        def __init__(self):
+            super().__init__()
+            kept.append(self)
+
+    monkeypatch.setattr(batches_module, "OpenFiles", Kept)
     scenes = RasterScenes.from_folder(scene_folder([(9, 9), (9, 9)]), "train", classes=4)
     paths = [path for scene in scenes for path in (scene.image.path, scene.label.path)]
     before = set(threading.enumerate())
